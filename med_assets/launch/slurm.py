@@ -1,8 +1,11 @@
 """Jobs on a Slurm cluster: submit, find again, ask for the state, cancel. Needs Slurm's commands, and no accounting database.
 
 A job folder on a file system that submit host and nodes share is all they say to each other: `slurm.sh` is what the node
-runs, `slurm.json` which job that is, `slurm.exit` how its script ended. The job's name is made of the folder's path, so a
+runs (`slurm_scripts`), `slurm.json` which job that is, `slurm.exit` how its script ended. The job's name is made of the folder's path, so a
 job that was submitted by a process that died before it wrote `slurm.json` is found too, and nothing is submitted twice.
+
+Without such a file system (`shared_folder: false`) jobs are stages of the graph alone. The script goes by sbatch itself, log and result
+through the bucket of the home, and what is secret stands in a file of the node.
 
 dagster-slurm (1.22, Apache-2.0, marked alpha) was read first and not taken. It reaches the cluster over SSH and ships an
 environment there, which a shared file system makes needless; it finds a job again by tags of earlier runs, not by what goes
@@ -12,62 +15,40 @@ finds a job only by the id that the submitting process kept.
 """
 
 import fcntl
+import os
 import re
-import shlex
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-import med_assets
 from med_assets.errors import LaunchFailed
 from med_assets.launch import launcher
-from med_assets.launch.jobs import LOCK, LOG, RESULT
+from med_assets.launch.jobs import LOCK, LOG, RESULT, Kind, kind
 from med_assets.launch.launcher import Handle, Phase, State
+from med_assets.launch.slurm_scripts import (
+    EXIT,
+    NO_ENVIRONMENT,
+    NO_PROGRAM,
+    NO_SCRATCH,
+    STUCK,
+    node_script,
+    shared_script,
+)
 from med_assets.storage.files import digest, read_json, write_json, write_text
 from med_assets.training import status
 
-JOB, SCRIPT, EXIT = "slurm.json", "slurm.sh", "slurm.exit"
+JOB, SCRIPT = "slurm.json", "slurm.sh"
 
 ANSWER_WITHIN_S = 60.0
 """How long one of Slurm's commands may take, s."""
 
 RESULT_VISIBLE_WITHIN_S = 60.0
 """How long a file written on a node may be unseen elsewhere, s: NFS keeps what it knows of a folder for up to 60 s."""
-
-STUCK = 76
-"""Exit code of the script at the wall-clock limit when this start saved neither a checkpoint nor a prediction: another would not get further."""
-
-NODE_SCRIPT = """#!/bin/bash
-# Written by med_assets at each submission. USR1 comes before the wall-clock limit, TERM when the job is cancelled or preempted.
-export PYTHONPATH={source}${{PYTHONPATH:+:$PYTHONPATH}}
-unset SLURM_NTASKS SLURM_NPROCS SLURM_NTASKS_PER_NODE  # with them Lightning would expect srun
-rm -f {exit}
-touch slurm.started
-limit= stopped=
-{command} &
-training=$!
-trap 'limit=yes; kill -TERM $training 2>/dev/null' USR1
-trap 'stopped=yes; kill -TERM $training 2>/dev/null' TERM
-wait $training; code=$?
-while kill -0 $training 2>/dev/null; do wait $training; code=$?; done
-if [ -n "$limit" ] && [ -z "$stopped" ] && [ ! -f {result} ]; then
-  if [ -z "$(find checkpoints predictions -newer slurm.started -name '*.ckpt' -o -newer slurm.started -name manifest.json 2>/dev/null)" ]; then
-    code={stuck}
-  elif scontrol requeue "$SLURM_JOB_ID"; then
-    echo "stopped before the wall-clock limit; the job is requeued and goes on from what it saved last"
-    exit 0
-  else
-    code={stopped}
-  fi
-fi
-echo "$SLURM_JOB_ID $code" > {exit}
-exit $code
-"""
 
 PENDING = {
     "Resources": "waits for free nodes",
@@ -99,6 +80,16 @@ ENDS = {
 }  # fmt: skip
 """How a job may end without a result: in words, and whether starting it again may help."""
 
+UNPREPARED = {
+    NO_ENVIRONMENT: "found no launch.environment_file on {nodes} that belongs to its user and has mode 0600; see docs/slurm.md",
+    NO_PROGRAM: "found no med-assets on the PATH of {nodes}; install it there, or set PATH in launch.environment_file",
+    NO_SCRATCH: "could not write to launch.scratch on {nodes}",
+}
+"""What a node lacks, by the exit code of its script."""
+
+SENT = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_", "TZ", "SLURM_", "SBATCH_", "SQUEUE_", "MUNGE_")
+"""Variables that sbatch gets, or how they start, where nodes share nothing: Slurm keeps a job's environment on disk."""
+
 FIELD = re.compile(r"(?:^|\s)([A-Za-z][\w/:]*)=(.*?)(?=\s+[A-Za-z][\w/:]*=|\s*$)")
 
 
@@ -127,6 +118,18 @@ class Configuration(launcher.Configuration):
         description="how long before the wall-clock limit to stop and requeue, s; up to 60 s more",
     )
     options: tuple[str, ...] = Field(default=(), description="more options of sbatch, such as --account=imaging")
+    shared_folder: bool = Field(
+        default=True,
+        description="whether nodes see the home and the Python environment under the paths of the submit host; where not, stages alone are jobs",
+    )
+    environment_file: str | None = Field(
+        default=None,
+        description="file on each node, readable by its owner alone, that sets the variables of stages, secrets among them; absolute path",
+    )
+    scratch: str = Field(
+        default="/tmp",
+        description="folder on each node for the log, and for the home unless the file sets one; absolute path",
+    )
 
     ask_s: float = Field(default=10.0, ge=0, description="least time between two questions to Slurm about one job, s")
 
@@ -136,6 +139,9 @@ class Configuration(launcher.Configuration):
             raise ValueError(
                 f"time_min ({self.time_min} min) must be longer than stop_before_limit_s ({self.stop_before_limit_s} s)"
             )
+        for name, path in (("environment_file", self.environment_file), ("scratch", self.scratch)):
+            if path is not None and not PurePosixPath(path).is_absolute():
+                raise ValueError(f"expected an absolute path for {name}, got {path!r}")
         for option in self.options:
             if not option.startswith("--"):
                 raise ValueError(f"expected an option of sbatch in one word, such as --account=imaging, got {option!r}")
@@ -144,9 +150,9 @@ class Configuration(launcher.Configuration):
         return self
 
 
-def job_name(job: Path) -> str:
-    """Name of the Slurm job of a folder: the folder's own name, and a hash of where it is."""
-    return f"med-assets-{job.name}-{digest(str(job))[:8]}"
+def job_name(job: Path, *, shared: bool = True) -> str:
+    """Name of the Slurm job of a folder: the folder's own name, and a hash of where it is, where all see it."""
+    return f"med-assets-{job.name}-{digest(str(job))[:8]}" if shared else f"med-assets-{job.name}"
 
 
 def options(job: Path, launch: Configuration) -> list[str]:
@@ -158,19 +164,15 @@ def options(job: Path, launch: Configuration) -> list[str]:
         "--cpus-per-task": launch.cpus,
         "--gres": launch.gpus and f"gpu:{launch.gpus}",
     }
+    shared = launch.shared_folder
+    log = job / LOG if shared else f"{launch.scratch}/{job_name(job, shared=False)}-%j.log"
     return [
-        "--parsable", "--requeue", "--nodes=1", f"--job-name={job_name(job)}", f"--chdir={job}", f"--output={job / LOG}",
+        "--parsable", "--requeue", "--nodes=1", f"--job-name={job_name(job, shared=shared)}",
+        f"--chdir={job if shared else launch.scratch}", f"--output={log}",
         "--open-mode=append", f"--signal=B:USR1@{launch.stop_before_limit_s}",
         *(f"{option}={value}" for option, value in asked.items() if value),
         *launch.options,
     ]  # fmt: skip
-
-
-def script(training: Sequence[str]) -> str:
-    """What the node runs in the job folder: the training with the code of this process, signals and requeueing around it."""
-    source = shlex.quote(str(Path(med_assets.__file__).resolve().parent.parent))
-    files = {"exit": EXIT, "result": RESULT, "stuck": STUCK, "stopped": status.REQUEUE}
-    return NODE_SCRIPT.format(source=source, command=shlex.join(training), **files)
 
 
 def _slurm(*words: str, env: Mapping[str, str] | None = None) -> str:
@@ -269,22 +271,34 @@ class SlurmLauncher(launcher.Launcher):
         self.asked: Configuration = configuration
         self._known: dict[str, _Known] = {}
 
+    @property
+    def shares_folder(self) -> bool:
+        return self.asked.shared_folder
+
     def submit(self, job: Path, command: Sequence[str], env: Mapping[str, str]) -> Handle:
         with (job / LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if (found := self.find(job)) is not None:
                 return found
-            write_text(job / SCRIPT, script(command))
+            if self.shares_folder:
+                stage = kind(job) is Kind.STAGE
+                write_text(
+                    job / SCRIPT, shared_script(command, self.asked.environment_file if stage else None, stage=stage)
+                )
+            else:
+                write_text(job / SCRIPT, node_script(command, env, self.asked.environment_file, self.asked.scratch))
+                env = {name: text for name, text in os.environ.items() if name.startswith(SENT)}
             answer = _slurm("sbatch", *options(job, self.asked), str(job / SCRIPT), env=env)
             job_id = answer.split(";")[0]
-            write_json(job / JOB, {"job_id": job_id, "name": job_name(job)})
+            write_json(job / JOB, {"job_id": job_id, "name": self._name(job)})
             return Handle(job, job_id, title(job_id), started_here=True)
 
     def find(self, job: Path) -> Handle | None:
         """The job of this folder that has not ended, or None. Raises LaunchFailed when Slurm does not answer."""
         known = [read_json(job / JOB)] if (job / JOB).is_file() else []
-        named = _slurm("squeue", "--me", "--noheader", f"--name={job_name(job)}", "--format=%i").split()
-        for record in [*known, *({"job_id": job_id, "name": job_name(job)} for job_id in named)]:
+        name = self._name(job)
+        named = _slurm("squeue", "--me", "--noheader", f"--name={name}", "--format=%i").split()
+        for record in [*known, *({"job_id": job_id, "name": name} for job_id in named)]:
             fields = show(record["job_id"])
             # Job ids start anew when a cluster is set up again, so the name must fit too.
             if fields and fields.get("JobName") == record["name"] and not ended(fields):
@@ -308,6 +322,9 @@ class SlurmLauncher(launcher.Launcher):
 
     def cancel(self, handle: Handle) -> None:
         _slurm("scancel", handle.id)
+
+    def _name(self, job: Path) -> str:
+        return job_name(job, shared=self.shares_folder)
 
     def examine(self) -> str:
         return f"Slurm partitions {partitions()}"
@@ -342,6 +359,8 @@ def state_of(handle: Handle, fields: dict[str, str] | None) -> State | None:
     if code == STUCK:
         words = "saved nothing before its wall-clock limit, so it would never get further; raise launch.time_min"
         return State(Phase.ENDED, f"{handle.title} {words}")
+    if code in UNPREPARED:
+        return State(Phase.ENDED, f"{handle.title} {UNPREPARED[code].format(nodes=nodes or 'its node')}")
     if code == status.REQUEUE:
         return State(Phase.RESUMABLE, f"{handle.title} was asked to stop, and was not requeued by its node")
     if not code:

@@ -76,7 +76,9 @@ def environment(
     if launcher.passes_secrets:
         return dict(environ)
     if launcher.shares_folder:
-        return without_secrets(environ)
+        # Absolute: the process starts in a folder of its own.
+        landing = {} if ws.landing_location else {"MED_ASSETS_LANDING": str(ws.landing)}
+        return {**without_secrets(environ), "MED_ASSETS_HOME": str(ws.home), **landing}
     places = {"MED_ASSETS_STORE": str(ws.store_location)}
     landing = {
         name: text for name, text in ws.options.items() if name.endswith("_LANDING") and text.startswith("s3://")

@@ -361,7 +361,7 @@ def test_the_graph_and_the_command_line_train_the_same_checkpoint_on_slurm(
 def test_at_the_limit_a_job_that_saved_nothing_new_is_not_requeued(tmp_path: Path, saves: str, code: int) -> None:
     """The script that nodes run, on its own; where the node has no scontrol, the launcher submits again."""
     job = job_of(tmp_path / "job", f"{saves}\n(job / 'ready').touch()\ntime.sleep(300)")
-    (job / slurm.SCRIPT).write_text(slurm.script(Scripted().command(job)))
+    (job / slurm.SCRIPT).write_text(slurm.shared_script(Scripted().command(job)))
     env = {**os.environ, "SLURM_JOB_ID": "7", "PATH": "/usr/bin:/bin", "SLURM_CONF": "/dev/null"}
     process = subprocess.Popen(["bash", slurm.SCRIPT], cwd=job, env=env, stderr=subprocess.PIPE)
     until(lambda: (job / "ready").exists(), "the training runs")
