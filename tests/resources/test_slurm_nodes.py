@@ -26,8 +26,6 @@ from tests.conftest import REPOSITORY, settings_of
 from tests.med_assets.stages.builders import P, drop, ingest, phantom, take
 from tests.resources.slurm_cluster import CannotStart, Cluster, cluster, until
 
-pytestmark = pytest.mark.drill
-
 SEEDS = (6, 7, 8)
 """With the tests' key, one patient each for training, test and validation."""
 
@@ -132,6 +130,7 @@ def materialize(
     )
 
 
+@pytest.mark.drill
 def test_a_batch_goes_through_the_graph_on_two_nodes_of_which_one_dies(
     two_nodes: Cluster, shared: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
