@@ -290,6 +290,7 @@ def trained(
     job = _prepare_job(ws, program_name, key, chosen, cases, initial, teacher, files)
     with alone(ws, f"training-{job.name}", file=job / jobs.FOLLOWED):
         if ws.store.has(key):
+            remove_state(ws, job)  # of a machine that died after it published
             return key, False
         with mirrored(ws, job, resume):
             (launch or partial(finish, default=ws.launcher, resume=resume))(job)

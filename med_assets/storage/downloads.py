@@ -112,7 +112,7 @@ def download(
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Hold the lock of a download, which the end of the process releases. Raises ConfigurationError where another has it."""
+    """Hold the lock of a download, of which each machine has its own also in a shared home, and which the end of the process releases. Raises ConfigurationError where another has it."""
     lock = path.with_name(f".{path.name}.lock")
     with lock.open("w") as stream:
         try:

@@ -7,6 +7,7 @@ A holder renews its object, which gives it another ETag each time. Whoever waits
 compared, nothing is listed or deleted. A holder may be paused at any time: what it writes is guarded by `Lease.check` right before.
 """
 
+import dataclasses
 import json
 import logging
 import os
@@ -69,11 +70,13 @@ class Holder:
     renewal: int
     by: str
     since: str
+    under: str = ""
+    """Name of a lock of the holder's machine, which it holds too."""
 
     @classmethod
-    def new(cls, by: str) -> Self:
+    def new(cls, by: str, under: str = "") -> Self:
         """Whoever takes or releases a lock now."""
-        return cls(secrets.token_hex(8), 0, by, datetime.now(UTC).isoformat(timespec="seconds"))
+        return cls(secrets.token_hex(8), 0, by, datetime.now(UTC).isoformat(timespec="seconds"), under)
 
     def content(self) -> bytes:
         """The bytes of the object."""
@@ -83,7 +86,7 @@ class Holder:
     def parse(cls, content: bytes) -> Self:
         """The reverse of `content`. Raises ValueError for other bytes."""
         fields = json.loads(content)
-        if not isinstance(fields, dict) or fields.keys() != {"token", "renewal", "by", "since"}:
+        if not isinstance(fields, dict) or fields.keys() != {each.name for each in dataclasses.fields(cls)}:
             raise ValueError("expected the content of a lock, got other JSON")
         return cls(**fields)
 
@@ -160,25 +163,30 @@ class Leases:
         return found.etag if found is not None and found.content == content else None
 
     @contextmanager
-    def hold(self, name: str, *, wait: bool = True) -> Iterator["Lease"]:
-        """Hold a lock for the length of a block. Raises LockHeld when another has it and `wait` is False, RemoteFailed, ConfigurationError."""
-        lease = self._take(name, wait)
+    def hold(self, name: str, *, wait: bool = True, under: str = "") -> Iterator["Lease"]:
+        """Hold a lock for the length of a block. Raises LockHeld when another has it and `wait` is False, RemoteFailed, ConfigurationError.
+
+        `under` names a lock of this machine that the caller holds: a holder that took this one under the same is dead, since it would have that still.
+        """
+        lease = self._take(name, wait, under)
         try:
             yield lease
         finally:
             lease.release()
 
-    def _take(self, name: str, wait: bool) -> "Lease":
+    def _take(self, name: str, wait: bool, under: str) -> "Lease":
         began = seen_at = time.monotonic()
         seen, poll_s, silent = "", FIRST_POLL_S, True
-        own = Holder.new(this_process())
+        own = Holder.new(this_process(), under)
         while True:
             # The ETag of our own last release saves a request; the condition finds out where it is another by now.
             etag = self._etags.pop(name, None)
             present = None if etag else self.holder(name)
             if present is not None:
                 etag = present[1]
-            taken = etag if present is not None and not present[0].free else ""
+            taken = (
+                etag if present is not None and not (present[0].free or (under and present[0].under == under)) else ""
+            )
             if taken != seen:
                 seen, seen_at = taken or "", time.monotonic()
             if not seen or time.monotonic() - seen_at > self.lease_s:

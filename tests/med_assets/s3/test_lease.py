@@ -17,7 +17,8 @@ from med_assets.errors import ArtifactCorrupt, ConfigurationError, LockHeld, Loc
 from med_assets.settings import Settings
 from med_assets.storage.locks import alone, alone_here, demand_locks
 from med_assets.storage.s3.bucket import Location
-from med_assets.storage.s3.lease import Leases
+from med_assets.storage.s3.lease import LEASE_S, Leases
+from tests.conftest import REPOSITORY
 from tests.med_assets.s3.faults import Faults
 
 SHORT_S = 1.0
@@ -45,9 +46,9 @@ def leases(faults: Faults, name: str) -> Leases:
     return Leases(Location(name, "home"), SHORT_S)
 
 
-def other(leases: Leases) -> Leases:
+def other(leases: Leases, lease_s: float = SHORT_S) -> Leases:
     """The locks as another machine sees them."""
-    return Leases(leases.location, leases.lease_s)
+    return Leases(leases.location, lease_s)
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ def test_of_many_that_add_to_a_number_none_is_lost(leases: Leases, good: Any) ->
     good.put_object(Bucket=bucket, Key="number", Body=b"0")
 
     def add(_: int) -> None:
-        with other(leases).hold("x"):
+        with other(leases, LEASE_S).hold("x"):
             number = int(good.get_object(Bucket=bucket, Key="number")["Body"].read())
             time.sleep(0.01)
             good.put_object(Bucket=bucket, Key="number", Body=str(number + 1).encode())
@@ -190,7 +191,7 @@ def test_a_bad_network_changes_nothing(leases: Leases, faults: Faults, good: Any
     good.put_object(Bucket=bucket, Key="number", Body=b"0")
 
     def add(_: int) -> None:
-        with other(leases).hold("x") as lease:
+        with other(leases, LEASE_S).hold("x") as lease:
             number = int(good.get_object(Bucket=bucket, Key="number")["Body"].read())
             lease.check()
             good.put_object(Bucket=bucket, Key="number", Body=str(number + 1).encode())
@@ -246,6 +247,34 @@ def test_two_machines_of_a_shared_home_exclude_each_other_and_two_homes_do_not(
             pass
         with alone(_machine(tmp_path / "3", None), "champion", wait=False):
             pass
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from med_assets.storage.locks import alone
+from tests.med_assets.s3.test_lease import _machine
+with alone(_machine(Path(sys.argv[1]), sys.argv[2]), "x"):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_the_next_process_of_the_same_machine_need_not_wait_for_one_that_died(
+    faults: Faults, name: str, tmp_path: Path
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(tmp_path / "1"), name], cwd=REPOSITORY, text=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    process.kill()
+    process.communicate()
+    with pytest.raises(LockHeld), alone(_machine(tmp_path / "2", name), "x", wait=False):
+        pass
+    with alone(_machine(tmp_path / "1", name), "x", wait=False):
+        pass
 
 
 def test_a_lock_that_was_taken_over_stops_what_it_guards(
