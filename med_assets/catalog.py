@@ -28,7 +28,7 @@ from med_assets.records import (
 )
 from med_assets.settings import Settings
 from med_assets.storage.files import digest
-from med_assets.storage.lake import ANY, Anything, Expected, Lake
+from med_assets.storage.lake import ANY, Anything, Expected, Lake, Unreferenced
 from med_assets.storage.record import Record, RowOfColumns
 
 if TYPE_CHECKING:
@@ -160,6 +160,19 @@ def decided_anew(ws: Settings, decide: Callable[[], D]) -> D:
             return decide()
         except Conflict:
             ws.lake.refresh()
+
+
+def unreferenced_objects(ws: Settings, older_than_days: float) -> list[Unreferenced]:
+    """Objects of the tables of a shared home that nothing needs and that are older; none in a home of one machine.
+
+    Raises ConfigurationError for less than a day.
+    """
+    return ws.lake.unreferenced(older_than_days)
+
+
+def remove_objects(ws: Settings, found: Collection[Unreferenced]) -> None:
+    """Remove what `unreferenced_objects` gave."""
+    ws.lake.remove_unreferenced(found)
 
 
 class Catalog:

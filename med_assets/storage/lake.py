@@ -58,6 +58,15 @@ class Change:
     expected: Expected = ANY
 
 
+@dataclass(frozen=True)
+class Unreferenced:
+    """An object of the tables of a shared home that nothing needs."""
+
+    name: str
+    bytes: int
+    age_days: float
+
+
 def conflict(table: str, partition: str) -> Conflict:
     """What is raised when a partition is not as its writer expects."""
     return Conflict(
@@ -208,6 +217,13 @@ class Lake:
     def snapshot(self) -> "Lake":
         """The tables as they are now, to read several of them as of one moment; a folder has but the present."""
         return self
+
+    def unreferenced(self, older_than_days: float) -> list[Unreferenced]:
+        """What nothing needs any more; a folder has but the present."""
+        return []
+
+    def remove_unreferenced(self, found: Collection[Unreferenced]) -> None:
+        """Remove what `unreferenced` gave."""
 
     def has(self, table: str, partition: str) -> bool:
         """Whether the partition was ever written."""

@@ -13,6 +13,7 @@ import io
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -22,8 +23,8 @@ from typing import TYPE_CHECKING
 from med_assets.errors import ArtifactCorrupt, ConfigurationError, MedAssetsError
 from med_assets.storage import names
 from med_assets.storage.files import digest, replacing
-from med_assets.storage.lake import ANY, SUFFIX, Change, Lake, conflict, write_parquet
-from med_assets.storage.s3 import bucket, conditional
+from med_assets.storage.lake import ANY, SUFFIX, Change, Lake, Unreferenced, conflict, write_parquet
+from med_assets.storage.s3 import bucket, conditional, retention
 from med_assets.storage.s3.bucket import Location
 from med_assets.storage.s3.log import side_by_side
 from med_assets.storage.s3.table_log import Planned, TableLog, table_log
@@ -38,6 +39,9 @@ PACKED = 64
 
 CHANGED_SHARE = 0.25
 """Share of the partitions of a table and program that change before a pack is written again."""
+
+KEPT_S = 86400.0
+"""Seconds for which a machine keeps an object that it read and that is not current any more."""
 
 Wanted = tuple[str, str, Part]
 """Table, partition and object."""
@@ -94,6 +98,14 @@ class S3Lake(Lake):
     def number(self) -> int:
         """Number of the newest commit, 0 before the first."""
         return self._state().number
+
+    def unreferenced(self, older_than_days: float) -> list[Unreferenced]:
+        """Old commits, and objects that no commit of the last days names; see `retention`. Raises ConfigurationError, RemoteFailed."""
+        return retention.unreferenced(self._log, older_than_days)
+
+    def remove_unreferenced(self, found: Collection[Unreferenced]) -> None:
+        """Remove what `unreferenced` gave. Raises RemoteFailed."""
+        retention.remove(self._log, found)
 
     # -- what there is
 
@@ -225,6 +237,14 @@ class S3Lake(Lake):
         self.adopt(planned)
         return [each.part.sha256 if each.part else "" for each in planned]
 
+    def _drop(self, state: State) -> None:
+        """Drop what this machine kept of objects that are not current, and that nobody read for a day."""
+        current = {part.sha256 for table in state.tables.values() for part in table.parts.values()}
+        for path in (self.folder / "data").glob(f"*/*{SUFFIX}"):
+            with suppress(FileNotFoundError):
+                if path.name.removesuffix(SUFFIX) not in current and _age_s(path) > KEPT_S:
+                    path.unlink()
+
     # -- packs: all partitions of a table and program in one object, so that a new machine does not fetch them one by one
 
     def _pack(self, table: str, name: str, schema: "pa.Schema") -> Together:
@@ -297,6 +317,7 @@ class S3Lake(Lake):
         if outcome.checkpoint is not None:
             with suppress(MedAssetsError):  # what was committed is; packs are written with a later checkpoint
                 self._write_packs(outcome.checkpoint)
+            self._drop(outcome.checkpoint)
 
 
 def pack_name(table: str, name: str) -> str:
@@ -330,10 +351,19 @@ def _bytes(table: "pa.Table") -> bytes:
 
 
 def _is_whole(path: Path, part: Part) -> bool:
+    """Whether an object is on this machine; one that is about to be read is not dropped meanwhile."""
     try:
-        return path.stat().st_size == part.bytes
+        if path.stat().st_size != part.bytes:
+            return False
+        if _age_s(path) > KEPT_S / 2:
+            os.utime(path, (time.time(), time.time()))
     except FileNotFoundError:
         return False
+    return True
+
+
+def _age_s(path: Path) -> float:
+    return time.time() - path.stat().st_mtime
 
 
 def _local_table(root: Path) -> str:

@@ -134,11 +134,20 @@ class TableLog:
             return newest
         if not 0 < number < newest.number:
             raise ConfigurationError(f"expected a commit from 1 to {newest.number}, got {number}")
-        state = self._checkpoint_before(number)
-        entries = list(self.log.newer(state.number, number - state.number))
-        if len(entries) != number - state.number:
-            raise ConfigurationError(f"expected a commit that is kept, got {number}, which is older; take a later one")
+        state, entries = self.history(number, number)
         return state.after(entries)
+
+    def history(self, number: int, until: int | None = None) -> tuple[State, list[Entry]]:
+        """A checkpoint up to a commit, and the commits after it, up to another one or to the newest.
+
+        Raises ConfigurationError where they are not kept any more.
+        """
+        until = self.state().number if until is None else until
+        state = self._checkpoint_before(number)
+        entries = list(self.log.newer(state.number, until - state.number))
+        if len(entries) != until - state.number:
+            raise ConfigurationError(f"expected a commit that is kept, got {number}, which is older; take a later one")
+        return state, entries
 
     @property
     def _known(self) -> State:
