@@ -85,7 +85,9 @@ def prune(days: float, interrupted: bool, listed: bool, yes: bool) -> int:
     going = [one for one in found if not one.kept]
     size = f"{len(going)} of {len(found)}, {sum(one.bytes for one in going) / 1e6:.1f} MB"
     if ws.store_location is not None:
-        print("the store is a bucket: only jobs are looked at")
+        print(
+            "the home lies in a bucket: only jobs and earlier versions of reports and exported predictions are looked at"
+        )
     for one in going if listed else ():
         print(f"{one.name}  {one.owner}, {one.age_days:.0f} days")
     if not yes:

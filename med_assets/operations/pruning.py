@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from med_assets.storage import names
 from med_assets.storage.artifacts import MANIFEST
 from med_assets.storage.files import read_json
 from med_assets.storage.locks import alone, alone_here
+from med_assets.storage.s3 import shared_files
 
 HISTORY = (ExperimentEntry, RunScore, TrainingRun)
 """Records of every run there ever was: that one names a checkpoint does not keep it."""
@@ -40,10 +41,16 @@ UNKNOWN = "-"
 JOB = "job"
 """Kind of the folder of a training or prediction, with its log."""
 
+EARLIER = "earlier file"
+"""Kind of a version of a report or an exported prediction that a newer one took the place of, in the bucket of a shared home."""
+
 ASIDE = "pruned-"
 """Start of the name of the folder into which a job is moved to be removed."""
 
 DAY_S = 86400.0
+
+SHORTEST_DAYS = 1.0
+"""What another machine may be about to name is younger."""
 
 KEY = re.compile(r"[a-z]+/[A-Za-z0-9][A-Za-z0-9_-]*")
 """What may be the key of an artifact within a text."""
@@ -78,12 +85,12 @@ class Total:
 def examine(ws: Settings, older_than_days: float, *, interrupted: bool = False) -> list[Stored]:
     """List everything in a home with what keeps it; `interrupted` lets unfinished jobs go that are older and that nobody runs.
 
-    Of a store in a bucket nothing is listed. Raises ConfigurationError for a home whose store has checkpoints and whose tables name none.
+    Of a home that lies in a bucket earlier versions of reports and exported predictions are listed, and no artifacts. Raises ConfigurationError for a home whose store has checkpoints and whose tables name none.
     """
     found = [_job(ws, job, older_than_days, interrupted) for job in _folders(ws.jobs)]
     found += [_folder(ws, name) for name in ("lake", "reports", "predictions") if (ws.home / name).is_dir()]
     if ws.store_location is not None:
-        return found
+        return [*found, *_earlier_files(ws, older_than_days)]
     named = _named_by_tables(ws)
     if ws.store.keys("checkpoint") and not any(key.startswith("checkpoint/") for key in named):
         raise ConfigurationError(
@@ -124,12 +131,32 @@ def remove(ws: Settings, found: Iterable[Stored]) -> list[Stored]:
         for one in found:
             if one.kept:
                 continue
-            if one.kind != JOB:
+            if one.kind == EARLIER:
+                if not _remove_earlier(ws, one):
+                    continue
+            elif one.kind != JOB:
                 ws.store.remove(one.name)
             elif not _remove_job(ws, one.folder):
                 continue
             removed.append(one)
     return removed
+
+
+def _shared_files(ws: Settings) -> dict[str, shared_files.SharedFiles]:
+    """What the machines of a shared home have in common, by name of its folder."""
+    found = {"reports": shared_files.reports(ws), "predictions": shared_files.predictions(ws)}
+    return {name: files for name, files in found.items() if files is not None}
+
+
+def _earlier_files(ws: Settings, older_than_days: float) -> Iterator[Stored]:
+    for name, files in _shared_files(ws).items():
+        for each in files.unused(max(older_than_days, SHORTEST_DAYS) * DAY_S):
+            age_days = (time.time() - each.modified) / DAY_S
+            yield Stored(EARLIER, name, each.key, files.folder, each.size, age_days, kept="")
+
+
+def _remove_earlier(ws: Settings, one: Stored) -> bool:
+    return _shared_files(ws)[one.owner].remove(one.name, SHORTEST_DAYS * DAY_S)
 
 
 def _named_by_tables(ws: Settings) -> set[str]:

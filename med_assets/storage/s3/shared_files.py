@@ -11,13 +11,14 @@ stays in the bucket.
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import re
 import secrets
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -25,8 +26,10 @@ from med_assets.errors import RemoteFailed
 from med_assets.storage.files import canonical_json, digest, file_sha256, read_json, write_json
 from med_assets.storage.locks import alone_here
 from med_assets.storage.s3 import conditional
+from med_assets.storage.s3.body import head
 from med_assets.storage.s3.bucket import THREADS, Location, in_words
 from med_assets.storage.s3.checksums import SHA256
+from med_assets.storage.s3.index import RemoteObject, pages
 from med_assets.storage.s3.log import side_by_side
 from med_assets.storage.s3.staging import Staging, Wanted
 from med_assets.storage.scratch import scratch
@@ -34,8 +37,13 @@ from med_assets.storage.scratch import scratch
 if TYPE_CHECKING:
     from med_assets.settings import Settings
 
+log = logging.getLogger(__name__)
+
 TOP = "_"
 """Group of the files that lie above all groups."""
+
+LOST = "NoSuchKey"
+"""Start of what a transfer says of an object that is not there."""
 
 LAST = (".html", ".md")
 """Endings of what refers to other files: it is put in its place after them."""
@@ -87,13 +95,19 @@ class _Record:
     """What this machine has of the bucket, by name; it may be lost at any time."""
 
     path: Path
-    seen: dict[str, Seen] = field(default_factory=dict)
+    born_ns: int
+    """When it was made: what was written here before, and is not in it, is older than what the bucket has."""
+    seen: dict[str, Seen]
 
     @classmethod
     def read(cls, path: Path) -> "_Record":
-        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
-            return cls(path, {name: Seen(*each) for name, each in read_json(path).items()})
-        return cls(path)
+        """The record in a file, or a new one, which is written."""
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+            found = read_json(path)
+            return cls(path, int(found["born_ns"]), {name: Seen(*each) for name, each in found["seen"].items()})
+        new = cls(path, time.time_ns(), {})
+        new.write()
+        return new
 
     def note(self, name: str, path: Path, content: Content) -> None:
         """Remember that a file is as in the bucket, unless it is not any more."""
@@ -101,12 +115,19 @@ class _Record:
         if status.st_size == content.size:
             self.seen[name] = Seen(status.st_size, status.st_mtime_ns, content.sha256)
 
+    def is_as_seen(self, name: str, path: Path) -> bool:
+        """Whether a file was not written since it was as in the bucket."""
+        seen = self.seen.get(name)
+        return seen is not None and path.is_file() and seen.is_still(path)
+
+    def is_older(self, name: str, path: Path) -> bool:
+        """Whether a file was written before anything was recorded, so that it is not known to be newer than the bucket's."""
+        return name not in self.seen and path.stat().st_ctime_ns < self.born_ns
+
     def write(self) -> None:
-        write_json(
-            self.path,
-            {name: [each.size, each.mtime_ns, each.sha256] for name, each in self.seen.items()},
-            durable=False,
-        )
+        """Write the record; a power cut may undo that."""
+        seen = {name: [each.size, each.mtime_ns, each.sha256] for name, each in self.seen.items()}
+        write_json(self.path, {"born_ns": self.born_ns, "seen": seen}, durable=False)
 
 
 class SharedFiles:
@@ -132,6 +153,10 @@ class SharedFiles:
     def _record(self, group: str) -> _Record:
         return _Record.read(self.home / "tmp" / "shared" / digest(str(self.location)) / f"{group.split('/')[0]}.json")
 
+    def begin(self, group: str) -> None:
+        """Know from now on which files of a group are written here: they are newer than the bucket's."""
+        self._record(group)
+
     def push(self, paths: Iterable[Path]) -> list[str]:
         """Let other machines have these files, as far as they changed since they were pushed or pulled; returns their names."""
         conditional.require(self.client, self.location)
@@ -139,20 +164,53 @@ class SharedFiles:
         for path in paths:
             name = path.relative_to(self.folder).as_posix()
             by_record.setdefault(self.group_of(name).split("/")[0], {})[name] = path
-        pushed = []
-        for which, files in by_record.items():
-            record = self._record(which)
-            changed = sorted(name for name, path in files.items() if not _as_seen(record.seen.get(name), path))
-            if not changed:
-                continue
-            contents = dict(zip(changed, side_by_side(self._upload, [files[name] for name in changed]), strict=True))
-            for group, names in self._by_group(files if self.whole else changed, {self.group_of(n) for n in changed}):
-                self._add(group, {name: contents.get(name) or record.seen[name].content for name in names})
-            for name, content in contents.items():
-                record.note(name, files[name], content)
-            record.write()
-            pushed += changed
-        return pushed
+        return sorted(name for which, files in by_record.items() for name in self._push(self._record(which), files))
+
+    def _push(self, record: _Record, files: Mapping[str, Path]) -> list[str]:
+        """Push the files of one record that changed; returns their names."""
+        written = [name for name, path in files.items() if not record.is_as_seen(name, path)]
+        if not written:
+            return []
+        groups = self._by_group(files if self.whole else written, {self.group_of(name) for name in written})
+        present = dict(zip(groups, side_by_side(self._index, groups), strict=True))
+        there = {name: content for index, _ in present.values() for name, content in index.items()}
+        changed = [name for name in written if not (name in there and record.is_older(name, files[name]))]
+        hashes = {content.sha256 for content in there.values()}
+        uploaded = side_by_side(lambda name: self._upload(files[name], hashes), changed)
+        contents = dict(zip(changed, uploaded, strict=True))
+        new = there | {name: record.seen[name].content for name in files if name in record.seen} | contents
+
+        def add(group: str) -> None:
+            self._add(group, {name: new[name] for name in groups[group]}, *present[group])
+
+        side_by_side(add, groups)
+        for name, content in contents.items():
+            record.note(name, files[name], content)
+        record.write()
+        return changed
+
+    def _by_group(self, names: Iterable[str], groups: Collection[str]) -> dict[str, list[str]]:
+        """Those groups with those of the names that belong to them."""
+        found: dict[str, list[str]] = {group: [] for group in sorted(groups)}
+        for name in names:
+            if (group := self.group_of(name)) in groups:
+                found[group].append(name)
+        return found
+
+    def _upload(self, path: Path, there: Collection[str]) -> Content:
+        """Write the bytes of a file to the bucket, unless they are `there`; of a file that is replaced meanwhile those of one version.
+
+        What no index names is written again, so that nobody names an object that is about to be removed.
+        """
+        with path.open("rb") as stream:
+            content = Content(hashlib.file_digest(stream, "sha256").hexdigest(), stream.tell())
+            if content.sha256 not in there:
+                stream.seek(0)
+                if content.size <= SMALL_BYTES:
+                    conditional.put(self.client, self.location, content.object, stream.read())
+                else:
+                    self._upload_in_parts(stream, content)
+        return content
 
     def lacking(self, paths: Iterable[Path]) -> list[Path]:
         """Those of some files that the bucket does not have as they are. Raises RemoteFailed."""
@@ -162,26 +220,6 @@ class SharedFiles:
         for index in side_by_side(self.index, groups):
             there |= index
         return [path for name, path in files.items() if name not in there or file_sha256(path) != there[name].sha256]
-
-    def _by_group(self, names: Iterable[str], groups: Collection[str]) -> list[tuple[str, list[str]]]:
-        """Those groups with those of the names that belong to them."""
-        found: dict[str, list[str]] = {}
-        for name in names:
-            if (group := self.group_of(name)) in groups:
-                found.setdefault(group, []).append(name)
-        return sorted(found.items())
-
-    def _upload(self, path: Path) -> Content:
-        """Write the bytes of a file to the bucket, unless they are there; of a file that is replaced meanwhile those of one version."""
-        with path.open("rb") as stream:
-            content = Content(hashlib.file_digest(stream, "sha256").hexdigest(), stream.tell())
-            if not conditional.exists(self.client, self.location, content.object):
-                stream.seek(0)
-                if content.size <= SMALL_BYTES:
-                    conditional.put(self.client, self.location, content.object, stream.read())
-                else:
-                    self._upload_in_parts(stream, content)
-        return content
 
     def _upload_in_parts(self, stream: BinaryIO, content: Content) -> None:
         from boto3.s3.transfer import TransferConfig
@@ -196,8 +234,6 @@ class SharedFiles:
 
     def groups(self) -> list[str]:
         """The groups that a listing of the bucket shows, which may lack the newest."""
-        from med_assets.storage.s3.index import pages
-
         with in_words("listing the bucket"):
             found = [self.location.name(each.key) for each in pages(self.client, self.location, "index/")]
         return [name.removeprefix("index/").removesuffix(".json") for name in found]
@@ -222,10 +258,10 @@ class SharedFiles:
             ) from None
         return files, found.etag
 
-    def _add(self, group: str, new: Mapping[str, Content]) -> None:
+    def _add(self, group: str, new: Mapping[str, Content], present: Mapping[str, Content], etag: str | None) -> None:
+        """Add files to a group, or of a whole one put them in place of all, whoever else writes its index meanwhile."""
         name = f"index/{group}.json"
         while True:
-            present, etag = self._index(group)
             files = dict(new) if self.whole else {**present, **new}
             if files == present:
                 return
@@ -237,6 +273,7 @@ class SharedFiles:
                 written = conditional.put_over(self.client, self.location, name, text, etag) is not None
             if written:
                 return
+            present, etag = self._index(group)
 
     def pull(self, group: str) -> list[str]:
         """Bring the files of a group here that are newer in the bucket; returns their names.
@@ -244,52 +281,73 @@ class SharedFiles:
         A file that was written here since it was last pushed stays as it is. Raises RemoteFailed, where nothing is changed.
         """
         files, record = self.index(group), self._record(group)
-        wanted = {
-            name: content for name, content in files.items() if self._is_newer(record.seen.get(name), name, content)
-        }
-        if wanted:
-            self._download(wanted, record)
+        wanted = {name: content for name, content in files.items() if self._is_newer(record, name, content)}
+        brought = self._download(wanted, record) if wanted else []
         gone = [
             name for name in record.seen if self.whole and files and self.group_of(name) == group and name not in files
         ]
         for name in gone:
-            if _as_seen(record.seen.pop(name), self.folder / name):
+            if record.is_as_seen(name, self.folder / name):
                 (self.folder / name).unlink(missing_ok=True)
+            record.seen.pop(name)
         if wanted or gone:
             record.write()
-        return sorted(wanted)
+        return brought
 
-    def _is_newer(self, seen: Seen | None, name: str, content: Content) -> bool:
-        path = self.folder / name
+    def _is_newer(self, record: _Record, name: str, content: Content) -> bool:
+        path, seen = self.folder / name, record.seen.get(name)
         if not path.is_file():
             return True
-        if seen is None:  # the record was lost: what differs was written here, or pulled by a process that was killed
-            return file_sha256(path) != content.sha256
+        if seen is None:
+            return record.is_older(name, path) and file_sha256(path) != content.sha256
         return seen.sha256 != content.sha256 and seen.is_still(path)
 
-    def _download(self, wanted: Mapping[str, Content], record: _Record) -> None:
+    def _download(self, wanted: Mapping[str, Content], record: _Record) -> list[str]:
+        """Put files in their places when all of them are here; returns their names. One whose bytes the bucket lost stays as it is."""
         with tempfile.TemporaryDirectory(dir=scratch(self.home)) as folder:
             staging = Staging(self.client, self.location.bucket, Path(folder), limit_bytes=0)
             keys = {name: self.location.key(content.object) for name, content in wanted.items()}
             asked = [Wanted("", key) for key in dict.fromkeys(keys.values())]
             paths, failures = staging.fetch(asked, Path(folder) / "files", progress=False)
-            damaged = [key for key, path in paths.items() if file_sha256(path) != key.rpartition("/")[2]]
-            if failures or damaged:
+            if failed := [each for each in failures if not each.exception.startswith(LOST)]:
                 raise RemoteFailed(
-                    f"expected {len(asked)} files of {self.location}, got {len(paths) - len(damaged)}; "
-                    f"{failures[0].exception if failures else 'the others are not what was written'}; try again later"
+                    f"{len(failed)} of {len(asked)} files of {self.location} did not come ({failed[0].exception}); try again later"
                 )
-            for name in sorted(wanted, key=lambda name: (name.endswith(LAST), name)):
+            whole = {key for key, path in paths.items() if file_sha256(path) == key.rpartition("/")[2]}
+            if lost := [name for name in wanted if keys[name] not in whole]:
+                log.warning(
+                    "%d files of %s, such as %s, are not what was written, or were removed; the stage that writes them makes them again",
+                    len(lost),
+                    self.location,
+                    lost[0],
+                )
+            brought = sorted(wanted.keys() - set(lost), key=lambda name: (name.endswith(LAST), name))
+            for name in brought:
                 target = self.folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 copy = Path(folder) / "copy"
                 copy.write_bytes(paths[keys[name]].read_bytes())  # two names may have one content
                 copy.replace(target)
                 record.note(name, target, wanted[name])
+        return sorted(brought)
 
+    def unused(self, older_than_s: float) -> list[RemoteObject]:
+        """Objects that no index names, such as reports of before, and that are older; whoever names one again writes it again."""
+        named: set[str] = set()
+        for index in side_by_side(self.index, self.groups()):
+            named |= {content.sha256 for content in index.values()}
+        with in_words("listing the bucket"):
+            found = list(pages(self.client, self.location, "files/"))
+        until = time.time() - older_than_s
+        return [one for one in found if one.modified < until and one.key.rpartition("/")[2] not in named]
 
-def _as_seen(seen: Seen | None, path: Path) -> bool:
-    return seen is not None and path.is_file() and seen.is_still(path)
+    def remove(self, key: str, older_than_s: float) -> bool:
+        """Remove an object that `unused` returned, unless it was written since."""
+        with in_words("removing shared files"):
+            if head(self.client, self.location.bucket, key).modified >= time.time() - older_than_s:
+                return False
+            self.client.delete_object(Bucket=self.location.bucket, Key=key)
+        return True
 
 
 def _hash(text: Any) -> str:
@@ -364,6 +422,8 @@ def pull(ws: "Settings", program: str) -> None:
         with alone_here(ws, LOCK):
             files.pull(program)
             files.pull(TOP)
+            if (others := predictions(ws)) is not None:
+                others.begin(program)
         _refreshed[str(ws.home), program] = time.monotonic()
 
 
