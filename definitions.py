@@ -14,9 +14,12 @@ import assets  # noqa: E402 - after the filters above
 import resources  # noqa: E402 - after the filters above
 import sensors  # noqa: E402 - after the filters above
 from assets import jobs  # noqa: E402 - after the filters above
+from med_assets.storage import logs  # noqa: E402 - after the filters above
 from med_assets.storage.files import keep_private  # noqa: E402 - after the filters above
 
 keep_private()
+if logs.is_json():
+    logs.configure()
 graph = assets.build()
 named_jobs = [job for name in assets.programs(graph) for job in jobs.of_program(name, graph)]
 

@@ -14,7 +14,7 @@ from med_assets import program
 from med_assets.launch.stage_request import Request
 from med_assets.launch.stages import Stage
 from med_assets.review.address import review_url
-from med_assets.storage import names
+from med_assets.storage import logs, names
 from med_assets.storage.provenance import provenance
 from resources.launcher import LauncherResource
 from resources.workspace import WorkspaceResource
@@ -90,7 +90,8 @@ def run_stage(
     """
     program, ws = context.assets_def.key.path[0], workspace.open()
     version = {tag: text for each in read for tag, text in batch_content.read(ws, program, each).items()}
-    outcome = launcher.stage(context, ws, Request(stage, program, tuple(names), tuple(overrides)), version)
+    with logs.about(run=context.run.run_id):
+        outcome = launcher.stage(context, ws, Request(stage, program, tuple(names), tuple(overrides)), version)
     return materialized(context, outcome.result, version or None, **outcome.checks)
 
 

@@ -1,13 +1,13 @@
 """The whole command line, and what a person reads who used it wrongly; docs/cli.md is written from it."""
 
 import logging
-import sys
 
 import click
 
 from med_assets import __version__
 from med_assets.cli import bundles, cases, data, network, operations, results, running, store
 from med_assets.cli.commands import perhaps
+from med_assets.storage import logs
 from med_assets.storage.names import escaped
 
 SECTIONS = (
@@ -47,8 +47,9 @@ class CommandLine(click.Group):
 def cli(debug: bool) -> None:
     """From raw DICOM to evaluated, promoted models. Settings come from MED_ASSETS_* variables, see docs/settings.md."""
     # Libraries tell in hundreds of lines what they do, pymedphys under no name of its own; only ours are for people.
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    logging.getLogger("med_assets").setLevel(logging.DEBUG if debug else logging.INFO)
+    logs.configure(logging.DEBUG if debug else logging.INFO)
+    context = click.get_current_context()
+    context.with_resource(logs.about(command=context.invoked_subcommand or ""))
 
 
 def misuse(error: click.UsageError, command: str) -> str:

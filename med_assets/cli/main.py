@@ -16,6 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from med_assets.errors import MedAssetsError
+from med_assets.storage import logs
 from med_assets.storage.escaping import VisibleText
 from med_assets.storage.scratch import remove_abandoned
 
@@ -100,7 +101,8 @@ def _run(arguments: list[str]) -> int:
     top: click.Context | None = None
     try:
         top = cli.make_context("med-assets", arguments, obj=_prepare)
-        code = int(cli.invoke(top) or 0)
+        with top:  # so that what the log is about holds until the end
+            code = int(cli.invoke(top) or 0)
         sys.stdout.flush()  # not at exit, where a closed pipe could no longer be caught
         return code
     except click.exceptions.Exit as end:  # after --help and --version
@@ -119,7 +121,7 @@ def _run(arguments: list[str]) -> int:
     except KeyboardInterrupt as error:
         _handle(_end_at_once)
         text = "interrupted; what was written is whole, and the same command goes on"
-        print(f"{_command(top)}: {text}", file=sys.stderr)
+        _complain(top, text)
         return getattr(error, "code", INTERRUPTED)
     except Exception as error:
         return _failed(top, error, f"failed with {type(error).__name__}; `med-assets --debug` shows where in the code")
@@ -143,8 +145,15 @@ def _failed(top: "click.Context | None", error: Exception, message: str) -> int:
             print(f"{type(link).__name__} at", file=sys.stderr)
             for frame in traceback.extract_tb(link.__traceback__):
                 print(f"  {frame.filename}:{frame.lineno} {frame.name}", file=sys.stderr)
-    print(f"{_command(top)}: {message}", file=sys.stderr)
+    _complain(top, message)
     return FAILED
+
+
+def _complain(top: "click.Context | None", message: str) -> None:
+    """Say why a command fails, in the form of the log."""
+    command = top.invoked_subcommand if top else None
+    with logs.about(**({"command": command} if command else {})):
+        logs.complain(f"{_command(top)}: {message}")
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from med_assets.settings import Settings
+from med_assets.storage import logs, names
 from med_assets.storage.s3 import machines, shared_files
 
 if TYPE_CHECKING:
@@ -105,13 +106,16 @@ def _sharing(stage: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(stage)
     def run(*arguments: Any, **options: Any) -> Any:
-        ws, program = (*arguments, None, None)[:2]
-        if not isinstance(ws, Settings) or ws.store_location is None or not isinstance(program, str):
+        ws, program, batch = (*arguments, None, None, None)[:3]
+        if not isinstance(ws, Settings) or not isinstance(program, str):
             return stage(*arguments, **options)
-        machines.begin(ws)
-        shared_files.pull(ws, program)
-        result = stage(*arguments, **options)
-        shared_files.push(ws, program)
-        return result
+        with logs.stage(stage.__name__, program, batch if names.BATCH.fits(batch) else None):
+            if ws.store_location is None:
+                return stage(*arguments, **options)
+            machines.begin(ws)
+            shared_files.pull(ws, program)
+            result = stage(*arguments, **options)
+            shared_files.push(ws, program)
+            return result
 
     return run
