@@ -9,7 +9,7 @@ from typing import Annotated, Any, Union
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from med_assets.errors import ConfigurationError, LaunchFailed
-from med_assets.launch.launcher import Configuration, Launcher
+from med_assets.launch.launcher import Configuration, Handle, Launcher
 from med_assets.storage.files import read_json
 
 LAUNCHERS = {
@@ -134,13 +134,13 @@ def configured(name: str, launch: Launch) -> Launcher:
     return launcher_class(name)(launch.configuration(name))
 
 
-def running(job: Path, launch: Launch) -> Launcher | None:
-    """The launcher by whose record in its folder a job runs, None where there is none. Raises LaunchFailed where it can't be known."""
+def running(job: Path, launch: Launch) -> tuple[Launcher, Handle] | None:
+    """The launcher by whose record in its folder a job runs, and the job; None where there is none. Raises LaunchFailed where it can't be known."""
     for name in LAUNCHERS:
-        if (job / launcher_class(name).record).is_file() and (launcher := configured(name, launch)).find(
-            job
-        ) is not None:
-            return launcher
+        if (job / launcher_class(name).record).is_file():
+            launcher = configured(name, launch)
+            if (handle := launcher.find(job)) is not None:
+                return launcher, handle
     return None
 
 
@@ -151,8 +151,8 @@ def choose(job: Path, default: str, asked: str | None = None) -> Launcher:
     can't be known whether the job runs.
     """
     launch = launch_of(job)
-    if (launcher := running(job, launch)) is not None:
-        return launcher
+    if (there := running(job, launch)) is not None:
+        return there[0]
     name = asked or launch.launcher or default
     launcher = configured(name, launch)
     if not launcher.shares_folder:

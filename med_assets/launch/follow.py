@@ -87,18 +87,19 @@ def follow(
     *,
     anew: bool = False,
     refresh: Callable[[bool], None] = lambda last: None,
+    submitted: Handle | None = None,
 ) -> Generator[Event]:
     """Submit or find a job and yield its events until it ends; `poll_s` is the time between two polls, s.
 
     A job that has a result is not started, unless `anew` says that its command begins by putting that aside. `refresh` is called before each
-    poll, to fetch what the job wrote elsewhere into its folder, and with True once the job has ended.
+    poll, to fetch what the job wrote elsewhere into its folder, and with True once the job has ended. One that is `submitted` is followed alone.
     Whoever stops listening leaves the job running; called again, it follows the same job. Raises LaunchFailed when it can't be submitted.
     """
-    if (job / RESULT).is_file() and not anew:
+    if submitted is None and (job / RESULT).is_file() and not anew:
         yield Finished(None)
         return
     progress = Progress(job)
-    handle = launcher.submit(job, command, env)
+    handle = submitted or launcher.submit(job, command, env)
     yield Submitted(handle)
     message = ""
     while True:

@@ -4,9 +4,10 @@ A stage has an id made of what is asked (`stage_request`), so that whoever asks 
 killed is asked for again: all stages reuse what is there. The result of a submission counts for those who asked while it ran and
 knew of the same version of what it reads; who asks later gets a new one, since people decide things in between that no id has.
 
-dagster-k8s's Pipes client (dagster-k8s, Apache-2.0) was read again and not taken, nor dagster-slurm (1.22). Both need a Dagster run at one end for as
-long as the stage takes: their messages are read by the run that started it, so that a run which died leaves a job that
-nobody can follow, and the command line has none. Here both sides keep what they know, in a folder or in the bucket of the home.
+dagster-slurm (1.22) and dagster-k8s's Pipes client (0.29, both Apache-2.0) were read again and not taken. dagster-slurm finds a job again now, by tags of Dagster's
+runs; it still reaches a cluster over SSH, ships an environment, and reads messages from a folder that login and compute nodes share, which
+is what a site may lack. The Pipes client starts a bare pod that is followed and deleted by the run that started it: after that died
+nobody finds the pod. The command line can ask neither. Here both sides keep what they know in a folder, or in the bucket of the home.
 """
 
 import os
@@ -19,13 +20,15 @@ from typing import TYPE_CHECKING
 
 from med_assets.errors import ConfigurationError, LaunchFailed, TrainingStopped
 from med_assets.experiments import policies
-from med_assets.launch.configuration import IN_PROCESS, StageLaunch, configured, running
+from med_assets.launch.configuration import IN_PROCESS, Launch, StageLaunch, configured, running
 from med_assets.launch.exchange import SILENT_S, Asker, read_request
-from med_assets.launch.follow import Event, Finished, LogLine, Submitted, Unfinished, follow
+from med_assets.launch.follow import Event, Finished, LogLine, Unfinished, follow
 from med_assets.launch.launcher import Handle, Launcher, Phase
 from med_assets.launch.stage_request import Asked, Basis, Request
+from med_assets.launch.training import experiment
 from med_assets.settings import without_secrets
 from med_assets.storage.files import HASH_CHARS
+from med_assets.storage.locks import alone
 
 if TYPE_CHECKING:
     from med_assets.settings import Settings
@@ -38,15 +41,28 @@ Interrupted = Callable[[Launcher, Handle], None]
 """What is called when the following is ended by an exception, such as Ctrl-C: it may cancel the stage."""
 
 
-def section_of(request: Request) -> StageLaunch:
-    """What `_program.yaml` says about where a stage runs. Raises ConfigurationError."""
+def section_of(ws: "Settings", request: Request) -> StageLaunch:
+    """Where a stage runs and what it asks for, by `_program.yaml`, and by the `launch` section of the experiment that it is of.
+
+    What the experiment asks for comes first: it knows what its network needs. The launcher that it names is that of its trainings and
+    predictions; where jobs of that launcher are whole stages, it is that of the stage. Raises ConfigurationError.
+    """
     found = policies.of(request.program).stages.get(request.stage)
-    return found.launch if found else StageLaunch()
+    section = found.launch if found else StageLaunch()
+    if request.experiment is None:
+        return section
+    own = experiment(ws, request.program, request.experiment, request.overrides).launch
+    unasked = Launch.model_validate({}).model_dump()
+    given = {name: value for name, value in own.model_dump().items() if value != unasked.get(name)}
+    named = given.pop("launcher", None)
+    if section.launcher is None and named is not None and not configured(named, own).shares_folder:
+        given["launcher"] = named
+    return StageLaunch.model_validate({**section.model_dump(), **given}) if given else section
 
 
 def launcher_name(ws: "Settings", request: Request, asked: str | None = None) -> str:
-    """Name of the launcher of a stage: the one that was asked for, that of `_program.yaml`, or that of the settings; or `in_process`."""
-    return asked or section_of(request).launcher or ws.stage_launcher_of(request.program)
+    """Name of the launcher of a stage: the one that was asked for, that of its section, or that of the settings; or `in_process`."""
+    return asked or section_of(ws, request).launcher or ws.stage_launcher_of(request.program)
 
 
 def launcher_of(ws: "Settings", request: Request, asked: str | None = None) -> Launcher | None:
@@ -54,7 +70,7 @@ def launcher_of(ws: "Settings", request: Request, asked: str | None = None) -> L
     name = launcher_name(ws, request, asked)
     if name == IN_PROCESS:
         return None
-    launcher = configured(name, section_of(request))
+    launcher = configured(name, section_of(ws, request))
     if not launcher.shares_folder and ws.store_location is None:
         raise ConfigurationError(
             f"expected MED_ASSETS_STORE=s3://bucket/prefix for stages of the launcher {name}, whose jobs see no folder of this machine, got "
@@ -105,35 +121,42 @@ def run_stage(
     basis = Basis.of(ws, request.program)
     run_id = request.id(ws, basis)
     fresh = Asked(request, run_id, "", basis, inputs or "", not launcher.shares_folder)
-    folder = ws.runs / run_id
     while True:
-        before = read_request(ws, run_id)
-        there = None
-        if before is not None:
-            there = running(folder, section_of(request)) if folder.is_dir() else None
-            if there is None and before.through_bucket and not launcher.shares_folder:
-                folder.mkdir(parents=True, exist_ok=True)
-                there = launcher if launcher.find(folder) is not None else None
-        if there is None:
-            asked = replace(fresh, token=secrets.token_hex(HASH_CHARS // 2))
-            asker, chosen = Asker(ws, asked), launcher
-            asker.begin()
-        else:
-            assert before is not None
-            asked, chosen = before, there
-            asker = Asker(ws, asked)
-            asker.adopt()
-        ended = _follow(ws, asker, chosen, listen, poll_s, interrupted)
-        if there is None or (inputs is not None and asked.inputs == inputs):
+        # Of several that ask at once, on any machine, one submits and the others find its job.
+        with alone(ws, f"ask-{run_id}"):
+            found = _find(ws, request, run_id, launcher)
+            if found is None:
+                asked, chosen = replace(fresh, token=secrets.token_hex(HASH_CHARS // 2)), launcher
+                asker = Asker(ws, asked)
+                asker.begin()
+                handle = chosen.submit(asker.folder, command(asked, chosen), environment(ws, asked, chosen))
+            else:
+                asked, chosen, handle = found
+                asker = Asker(ws, asked)
+                asker.adopt()
+        ended = _follow(asker, chosen, handle, listen, poll_s, interrupted)
+        if handle.started_here or (found is not None and inputs is not None and asked.inputs == inputs):
             return _outcome(asker, ended)
         # What ran was asked for by somebody else, about other inputs: now it is our turn.
 
 
+def _find(ws: "Settings", request: Request, run_id: str, launcher: Launcher) -> tuple[Asked, Launcher, Handle] | None:
+    """The submission of this id that runs, with its launcher and its job; None where there is none."""
+    asked, folder = read_request(ws, run_id), ws.runs / run_id
+    if asked is None:
+        return None
+    if folder.is_dir() and (there := running(folder, section_of(ws, request))) is not None:
+        return asked, *there
+    if asked.through_bucket and not launcher.shares_folder:
+        folder.mkdir(parents=True, exist_ok=True)
+        if (handle := launcher.find(folder)) is not None:
+            return asked, launcher, handle
+    return None
+
+
 def _follow(
-    ws: "Settings", asker: Asker, launcher: Launcher, listen: Listen, poll_s: float, interrupted: Interrupted
+    asker: Asker, launcher: Launcher, handle: Handle, listen: Listen, poll_s: float, interrupted: Interrupted
 ) -> Finished | Unfinished:
-    words, env = command(asker.asked, launcher), environment(ws, asker.asked, launcher)
-    handle: Handle | None = None
     last: Event | None = None
     silent = False
 
@@ -145,16 +168,13 @@ def _follow(
             heard = f"no heartbeat came for {SILENT_S:g} s" if silent else "its heartbeat is heard again"
             listen(LogLine(f"{asker.asked.request.title}: {heard}"))
 
-    with closing(follow(launcher, asker.folder, words, env, poll_s, refresh=refresh)) as events:
+    with closing(follow(launcher, asker.folder, (), {}, poll_s, refresh=refresh, submitted=handle)) as events:
         try:
             for last in events:
-                if isinstance(last, Submitted):
-                    handle = last.handle
                 if not isinstance(last, Unfinished):
                     listen(last)
         except BaseException:
-            if handle is not None:
-                interrupted(launcher, handle)
+            interrupted(launcher, handle)
             raise
     assert isinstance(last, Finished | Unfinished)
     return last

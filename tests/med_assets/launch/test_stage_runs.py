@@ -2,6 +2,8 @@
 
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -19,6 +21,7 @@ from med_assets.launch.stages import Stage
 from med_assets.settings import Workspace
 from med_assets.storage.result import StageOutcome
 from tests.med_assets.stages.builders import P, drop, take
+from tests.med_assets.stages.models import configure
 from tests.resources.slurm_cluster import until
 
 pytestmark = pytest.mark.usefixtures("forked_commands")
@@ -211,3 +214,37 @@ def test_settings_and_configuration_choose_the_launcher(workspace: Workspace, mo
     monkeypatch.setenv("MED_ASSETS_STAGE_LAUNCHER", "elsewhere")
     with pytest.raises(ConfigurationError, match="MED_ASSETS_STAGE_LAUNCHER"):
         Workspace.from_env()
+
+
+def test_an_experiment_asks_for_what_its_stages_need(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(tmp_path, monkeypatch, stages={"train": {"launch": {"partition": "cpu", "time_min": 60}}})
+    plain = Request(Stage.TRAIN, P, ("baseline",))
+    asking = Request(Stage.TRAIN, P, ("baseline",), ("launch.gpus=2", "launch.partition=gpu"))
+    assert stage_runs.section_of(workspace, plain).configuration("slurm").model_dump()["partition"] == "cpu"
+    asked = stage_runs.section_of(workspace, asking).configuration("slurm").model_dump()
+    assert (asked["partition"], asked["gpus"], asked["time_min"]) == ("gpu", 2, 60)
+
+
+def test_the_launcher_of_an_experiment_is_that_of_its_training_unless_its_jobs_are_whole_stages(
+    workspace: Workspace,
+) -> None:
+    def name(*overrides: str) -> str:
+        return stage_runs.launcher_name(workspace, Request(Stage.TRAIN, P, ("baseline",), overrides))
+
+    assert name("launch.launcher=slurm") == "in_process"
+    assert name("launch.launcher=slurm", "+launch.shared_folder=false") == "slurm"
+    assert name("launch.launcher=kubernetes") == "kubernetes"
+    with pytest.raises(ConfigurationError, match="MED_ASSETS_STORE"):
+        stage_runs.launcher_of(workspace, Request(Stage.TRAIN, P, ("baseline",), ("launch.launcher=kubernetes",)))
+
+
+@pytest.mark.slow
+def test_of_two_that_ask_at_once_one_starts_the_stage(workspace: Workspace, batch: str) -> None:
+    request = Request(Stage.INTAKE, P, (batch,))
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(lambda _: run(workspace, request, "the same"), range(2)))
+    started = [event.handle.started_here for _, events in found for event in events if isinstance(event, Submitted)]
+    assert sorted(started) == [False, True]
+    assert [outcome.result.counts["new"] for outcome, _ in found] == [1, 1]
