@@ -282,7 +282,7 @@ class SharedFiles:
         """
         files, record = self.index(group), self._record(group)
         wanted = {name: content for name, content in files.items() if self._is_newer(record, name, content)}
-        brought = self._download(wanted, record) if wanted else []
+        placed = self._download(wanted, record) if wanted else []
         gone = [
             name for name in record.seen if self.whole and files and self.group_of(name) == group and name not in files
         ]
@@ -292,7 +292,7 @@ class SharedFiles:
             record.seen.pop(name)
         if wanted or gone:
             record.write()
-        return brought
+        return placed
 
     def _is_newer(self, record: _Record, name: str, content: Content) -> bool:
         path, seen = self.folder / name, record.seen.get(name)
@@ -321,15 +321,15 @@ class SharedFiles:
                     self.location,
                     lost[0],
                 )
-            brought = sorted(wanted.keys() - set(lost), key=lambda name: (name.endswith(LAST), name))
-            for name in brought:
+            placed = sorted(wanted.keys() - set(lost), key=lambda name: (name.endswith(LAST), name))
+            for name in placed:
                 target = self.folder / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 copy = Path(folder) / "copy"
                 copy.write_bytes(paths[keys[name]].read_bytes())  # two names may have one content
                 copy.replace(target)
                 record.note(name, target, wanted[name])
-        return sorted(brought)
+        return sorted(placed)
 
     def unused(self, older_than_s: float) -> list[RemoteObject]:
         """Objects that no index names, such as reports of before, and that are older; whoever names one again writes it again."""
