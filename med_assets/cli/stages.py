@@ -91,18 +91,27 @@ MODULES = {
 """Module of each stage, and its name there where it has another."""
 
 
+READ_NO_REPORTS = frozenset(
+    (
+        "accept_batch", "correct", "dataset", "debug", "intake", "plan_qa", "predict", "predict_edited", "predict_folder", "predictions",
+        "prepare", "record", "splits", "train", "up_to_date", "withdraw",
+    )
+)  # fmt: skip
+"""Stages that read nothing from the folder of reports: on a node of a cluster, which begins empty, they need not wait for it."""
+
+
 def __getattr__(name: str) -> Any:
     """A stage by its name."""
     if name not in MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, _, there = MODULES[name].partition(":")
     found = getattr(import_module(module), there or name)
-    return found if isinstance(found, type) else _sharing(found)
+    return found if isinstance(found, type) else _sharing(name, found)
 
 
 @cache
-def _sharing(stage: Callable[..., Any]) -> Callable[..., Any]:
-    """The stage, before which reports of other machines come here, and after which they can have what it wrote."""
+def _sharing(name: str, stage: Callable[..., Any]) -> Callable[..., Any]:
+    """The stage, which in a shared home finds the reports of other machines, and after which they have its own."""
 
     @wraps(stage)
     def run(*arguments: Any, **options: Any) -> Any:
@@ -110,12 +119,8 @@ def _sharing(stage: Callable[..., Any]) -> Callable[..., Any]:
         if not isinstance(ws, Settings) or not isinstance(program, str):
             return stage(*arguments, **options)
         with logs.stage(stage.__name__, program, batch if names.BATCH.fits(batch) else None):
-            if ws.store_location is None:
-                return stage(*arguments, **options)
             machines.begin(ws)
-            shared_files.pull(ws, program)
-            result = stage(*arguments, **options)
-            shared_files.push(ws, program)
-            return result
+            with shared_files.sharing(ws, program, reads=name not in READ_NO_REPORTS):
+                return stage(*arguments, **options)
 
     return run

@@ -18,6 +18,7 @@ import secrets
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -105,7 +106,9 @@ class _Record:
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
             found = read_json(path)
             return cls(path, int(found["born_ns"]), {name: Seen(*each) for name, each in found["seen"].items()})
-        new = cls(path, time.time_ns(), {})
+        new = cls(path, 0, {})
+        new.write()
+        new.born_ns = path.stat().st_ctime_ns  # by the clock that the times of other files there are by
         new.write()
         return new
 
@@ -189,6 +192,19 @@ class SharedFiles:
         record.write()
         return changed
 
+    def withdraw(self, names: Collection[str]) -> None:
+        """Take files that a stage removed here out of their groups, those aside that another machine wrote anew meanwhile."""
+        for group, of_group in self._by_group(names, {self.group_of(name) for name in names}).items():
+            record = self._record(group)
+            gone = {name: record.seen.pop(name).content for name in of_group if name in record.seen}
+            present, etag = self._index(group)
+            while left := {name for name, content in gone.items() if present.get(name) == content}:
+                files = {name: content for name, content in present.items() if name not in left}
+                if self._write(group, files, etag):
+                    break
+                present, etag = self._index(group)
+            record.write()
+
     def _by_group(self, names: Iterable[str], groups: Collection[str]) -> dict[str, list[str]]:
         """Those groups with those of the names that belong to them."""
         found: dict[str, list[str]] = {group: [] for group in sorted(groups)}
@@ -260,20 +276,18 @@ class SharedFiles:
 
     def _add(self, group: str, new: Mapping[str, Content], present: Mapping[str, Content], etag: str | None) -> None:
         """Add files to a group, or of a whole one put them in place of all, whoever else writes its index meanwhile."""
-        name = f"index/{group}.json"
-        while True:
-            files = dict(new) if self.whole else {**present, **new}
-            if files == present:
-                return
-            listed = {each: [content.sha256, content.size] for each, content in sorted(files.items())}
-            text = canonical_json({"files": listed, "writer": secrets.token_hex(8)}).encode()
-            if etag is None:
-                written = conditional.put_new(self.client, self.location, name, text) is None
-            else:
-                written = conditional.put_over(self.client, self.location, name, text, etag) is not None
-            if written:
+        while (files := dict(new) if self.whole else {**present, **new}) != present:
+            if self._write(group, files, etag):
                 return
             present, etag = self._index(group)
+
+    def _write(self, group: str, files: Mapping[str, Content], etag: str | None) -> bool:
+        """Write the index of a group over the one with this ETag, None for none; False when another machine was first."""
+        listed = {name: [content.sha256, content.size] for name, content in sorted(files.items())}
+        text = canonical_json({"files": listed, "writer": secrets.token_hex(8)}).encode()
+        if etag is None:
+            return conditional.put_new(self.client, self.location, f"index/{group}.json", text) is None
+        return conditional.put_over(self.client, self.location, f"index/{group}.json", text, etag) is not None
 
     def pull(self, group: str) -> list[str]:
         """Bring the files of a group here that are newer in the bucket; returns their names.
@@ -422,9 +436,32 @@ def pull(ws: "Settings", program: str) -> None:
         with alone_here(ws, LOCK):
             files.pull(program)
             files.pull(TOP)
-            if (others := predictions(ws)) is not None:
-                others.begin(program)
         _refreshed[str(ws.home), program] = time.monotonic()
+
+
+@contextmanager
+def sharing(ws: "Settings", program: str, *, reads: bool) -> Iterator[None]:
+    """A stage of a program: one that `reads` reports finds those of other machines, and they find what any stage wrote or removed.
+
+    What a stage that raises an error wrote is there for others after the next stage of this machine. Nothing in the home of one machine.
+    """
+    files, others = reports(ws), predictions(ws)
+    if files is None or others is None:
+        yield
+        return
+    if reads:
+        pull(ws, program)
+    with alone_here(ws, LOCK):
+        for each in (files, others):
+            each.begin(program)
+        files.begin(TOP)
+    before = {path.relative_to(ws.reports).as_posix() for path in files_below(ws.reports / program)}
+    yield
+    push(ws, program)
+    removed = [name for name in before if not (ws.reports / name).exists()]
+    if removed and (ws.reports / program).is_dir():  # else a person deleted the folder, which deletes nothing elsewhere
+        with alone_here(ws, LOCK):
+            files.withdraw(removed)
 
 
 _refreshed: dict[tuple[str, str], float] = {}

@@ -16,7 +16,7 @@ from med_assets.settings import Workspace
 from med_assets.storage.files import canonical_json, write_text
 from med_assets.storage.s3 import shared_files
 from med_assets.storage.s3.bucket import Location
-from med_assets.storage.s3.shared_files import predictions, pull, pull_predictions, push, reports
+from med_assets.storage.s3.shared_files import predictions, pull, pull_predictions, push, reports, sharing
 from tests.med_assets.s3.faults import Faults
 from tests.med_assets.stages.builders import P
 
@@ -178,10 +178,9 @@ def test_what_a_stage_wrote_is_not_overwritten_by_a_pull_before_it_is_pushed(mac
     a, b = machines
     write_text(a.predictions / P / "case1" / "dose.txt", "1 Gy")
     push(a, P)
-    pull(b, P)  # as before each stage
-    write_text(b.predictions / P / "case1" / "dose.txt", "2 Gy")
-    pull_predictions(b, P, ["case1"])
-    push(b, P)
+    with sharing(b, P, reads=False):
+        write_text(b.predictions / P / "case1" / "dose.txt", "2 Gy")
+        pull_predictions(b, P, ["case1"])
     pull_predictions(a, P, ["case1"])
     assert texts(a.predictions) == texts(b.predictions) == {f"{P}/case1/dose.txt": "2 Gy"}
 
@@ -230,6 +229,48 @@ def test_the_prediction_of_a_case_is_whole_and_its_files_of_before_go(machines: 
     files = predictions(b)
     assert files is not None
     assert list(files.index(f"{P}/case2")) == [f"{P}/case2/old.nii"]
+
+
+def test_what_a_stage_removes_is_removed_for_all_and_what_a_person_removes_is_not(machines: Machines) -> None:
+    a, b = machines
+    for each in ("record.json", "kept.md", "rewritten.md", "of_a_person.md"):
+        write_text(a.reports / P / each, each)
+    push(a, P)
+    (a.reports / P / "of_a_person.md").unlink()
+    with sharing(a, P, reads=True):
+        (a.reports / P / "record.json").unlink()
+        (a.reports / P / "rewritten.md").unlink()
+        pull(b, P)
+        write_text(b.reports / P / "rewritten.md", "by another machine meanwhile")
+        push(b, P)
+    for ws in machines:
+        shutil.rmtree(ws.reports)
+        pull(ws, P)
+        assert texts(ws.reports / P) == {
+            "kept.md": "kept.md",
+            "rewritten.md": "by another machine meanwhile",
+            "of_a_person.md": "of_a_person.md",
+        }
+    with sharing(a, P, reads=False):
+        shutil.rmtree(a.reports)
+    pull(a, P)
+    assert len(texts(a.reports / P)) == 3
+
+
+def test_a_stage_that_reads_no_reports_fetches_none_and_leaves_its_own(machines: Machines) -> None:
+    a, b = machines
+    write_text(a.reports / P / "report.html", "a report")
+    write_text(a.reports / P / "plot.svg", "of the first machine")
+    push(a, P)
+    with sharing(b, P, reads=False):
+        write_text(b.reports / P / "plot.svg", "of the second machine")
+    assert texts(b.reports / P) == {"plot.svg": "of the second machine"}
+    pull(a, P)
+    assert texts(a.reports / P) == {"report.html": "a report", "plot.svg": "of the second machine"}
+
+
+def test_stages_that_read_no_reports_are_stages() -> None:
+    assert stages.MODULES.keys() > stages.READ_NO_REPORTS
 
 
 def test_the_home_of_one_machine_shares_nothing(workspace: Workspace) -> None:
