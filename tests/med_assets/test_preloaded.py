@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from med_assets.launch.jobs import PRELOADED
 from med_assets.storage import preloaded
 
 SUBJECT = "subject"
@@ -53,6 +54,7 @@ WAIT = "import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(600)"
 
 STARTER = """
 import os, subprocess, sys, time
+from med_assets.launch.jobs import PRELOADED
 from med_assets.storage import preloaded
 child = preloaded.start([sys.executable, "-m", "subject"], os.environ, tied=sys.argv[1] == "tied")
 assert isinstance(child, preloaded.Forked), child
@@ -272,6 +274,7 @@ def test_one_that_outlives_its_parent_is_seen_to_run_and_counts_as_killed_when_i
 def test_the_parent_ends_with_its_owner(folder: Path) -> None:
     source = """
 import os, sys, time
+from med_assets.launch.jobs import PRELOADED
 from med_assets.storage import preloaded
 with preloaded.parents({"subject": ()}, os.environ):
     print("ready", flush=True)
@@ -284,3 +287,10 @@ with preloaded.parents({"subject": ()}, os.environ):
     owner.kill()
     owner.communicate()
     ended(parent)
+
+
+def test_what_jobs_import_leaves_one_thread_so_that_they_are_forked() -> None:
+    """A library that starts a thread when it is imported, such as pyarrow, would make each training import all by itself."""
+    names = [name for module in PRELOADED.values() for name in module]
+    code = f"import os, {', '.join(names)}; print(len(os.listdir('/proc/self/task')))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "1"

@@ -4,22 +4,24 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any
 
 from med_assets.storage.files import digest, replacing
 from med_assets.storage.s3.bucket import Location, in_words
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 LISTED_AT = b"listed_at"
 
 PAGE_KEYS = 1000
 """Keys per request, the most that S3 gives."""
 
-SCHEMA = pa.schema(
-    {"key": pa.string(), "size": pa.int64(), "etag": pa.string(), "modified": pa.float64()},
-)
+
+def _schema() -> "pa.Schema":
+    import pyarrow as pa
+
+    return pa.schema({"key": pa.string(), "size": pa.int64(), "etag": pa.string(), "modified": pa.float64()})
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,10 @@ def listed(
     client: Any, location: Location, under: str, folder: Path, max_age_s: float, now: float | None = None
 ) -> dict[str, RemoteObject]:
     """Objects by whole key, from the index kept in `folder` unless it is older than `max_age_s`. Raises RemoteFailed."""
-    now = time.time() if now is None else now
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    now, schema = time.time() if now is None else now, _schema()
     path = folder / f"{digest(client.meta.endpoint_url, location.bucket, location.key(under))}.parquet"
     if path.is_file():
         # Memory-mapped files that are replaced under a reader are a source of trouble on network disks.
@@ -56,8 +61,8 @@ def listed(
             return {row["key"]: RemoteObject(**row) for row in kept.to_pylist()}
     with in_words("listing the bucket"):
         found = list(pages(client, location, under))
-    columns = {name: [getattr(one, name) for one in found] for name in SCHEMA.names}
-    table = pa.table(columns, schema=SCHEMA.with_metadata({LISTED_AT: repr(now).encode()}))
+    columns = {name: [getattr(one, name) for one in found] for name in schema.names}
+    table = pa.table(columns, schema=schema.with_metadata({LISTED_AT: repr(now).encode()}))
     with replacing(path, durable=False) as temporary:
         pq.write_table(table, temporary)
     return {one.key: one for one in found}
