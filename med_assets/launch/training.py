@@ -25,6 +25,7 @@ from med_assets.launch import jobs
 from med_assets.launch.endings import Ending
 from med_assets.launch.ensembles import demand_weights, model_folder, published
 from med_assets.launch.follow import finish
+from med_assets.launch.keeper import kept
 from med_assets.launch.mirror import mirrored, remove_state
 from med_assets.launch.runs import record_run
 from med_assets.records import Checkpoint, EpochMetric
@@ -288,11 +289,12 @@ def trained(
     if ws.store.has(key):
         return key, False
     job = _prepare_job(ws, program_name, key, chosen, cases, initial, teacher, files)
-    with alone(ws, f"training-{job.name}", file=job / jobs.FOLLOWED):
+    lock = f"training-{job.name}"
+    with alone(ws, lock, file=job / jobs.FOLLOWED):
         if ws.store.has(key):
             remove_state(ws, job)  # of a machine that died after it published
             return key, False
-        with mirrored(ws, job, resume):
+        with kept(ws, job, lock), mirrored(ws, job, resume):
             (launch or partial(finish, default=ws.launcher, resume=resume))(job)
         _publish(ws, program_name, key, job, initial, teacher, read)
         remove_state(ws, job)
