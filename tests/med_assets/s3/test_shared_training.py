@@ -33,7 +33,7 @@ from tests.med_assets.s3.faults import Faults
 P = "rt_dose"
 SHORT_S = 2.0
 LONG = (*TINY, "schedule.epochs=8", "schedule.patience=8")
-PATIENCE_S = 120.0
+PATIENCE_S = 400.0
 
 MACHINE = """
 import sys
