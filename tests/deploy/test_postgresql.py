@@ -4,10 +4,13 @@ import multiprocessing
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
+import sqlalchemy
 import yaml
 from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.run_coordinator import QueuedRunCoordinator
@@ -18,8 +21,14 @@ from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import Queued
 
 from assets import build_program, jobs, keys
 from assets.pools import make_pools
+from assets.pools import make_pool
+from med_assets.landing import batches
+from med_assets.settings import Workspace
 from resources import WorkspaceResource, alive
-from sensors import runs
+from sensors import observe, runs
+from sensors.intake import intake_sensor
+from sensors.observe import SAME_TIME_S
+from sensors.update import update_sensor
 from tests import postgres
 
 STEP_S = 1.5
@@ -224,6 +233,62 @@ def test_a_run_gives_signs_of_life_where_the_record_is_shared_and_writes_none_wh
         for one in (instance, of_one_machine):
             assert dg.materialize([speaks], instance=one, resources={"workspace": WorkspaceResource()}).success
     assert seen == [1, 0]
+
+
+@contextmanager
+def statements() -> Iterator[list[str]]:
+    """The SQL that is sent within it, by whatever connection."""
+    found: list[str] = []
+
+    def add(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        found.append(statement)
+
+    sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", add)
+    try:
+        yield found
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", add)
+
+
+def test_an_idle_tick_asks_the_database_as_little_with_many_runs_as_with_none(
+    instance: dg.DagsterInstance, workspace: Workspace
+) -> None:
+    graph = build_program("rt_dose")
+    named = jobs.of_program("rt_dose", graph)
+    batches.landing_folder(workspace, "rt_dose").mkdir(parents=True)
+    ticks = {
+        "update": update_sensor(graph, ["rt_dose"], named, patience_s=0.0),
+        "intake": intake_sensor(["rt_dose"], named, patience_s=0.0),
+    }
+    asked = {}
+    for n in (0, 20):
+        for _ in range(n):
+            run = create_run_for_test(instance, status=dg.DagsterRunStatus.SUCCESS)
+            instance.report_dagster_event(dg.DagsterEvent(dg.DagsterEventType.RUN_SUCCESS.value, run.job_name), run_id=run.run_id)
+        for name, sensor in ticks.items():
+            cursor: str | None = None
+            for settled in (False, True, True):
+                time.sleep(SAME_TIME_S if settled and name == "update" else 0)
+                with dg.build_sensor_context(instance, cursor=cursor) as context, statements() as found:
+                    result = sensor(context)
+                assert isinstance(result, dg.SensorResult)
+                assert not result.run_requests
+                cursor = result.cursor
+            asked[name, n] = len(found)
+    assert asked == {(name, n): questions for name, questions in {"update": 1, "intake": 3}.items() for n in (0, 20)}
+
+
+def test_a_record_that_becomes_visible_after_a_later_one_is_noticed(
+    instance: dg.DagsterInstance, workspace: Workspace
+) -> None:
+    run = create_run_for_test(instance)
+    instance.report_dagster_event(dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, run.job_name), run_id=run.run_id)
+    first = observe.fingerprint(instance, workspace, ["rt_dose"])
+    assert observe.fingerprint(instance, workspace, ["rt_dose"]) != first, "another may have a lower number"
+    time.sleep(SAME_TIME_S)
+    settled = observe.fingerprint(instance, workspace, ["rt_dose"])
+    assert settled != first
+    assert observe.fingerprint(instance, workspace, ["rt_dose"]) == settled
 
 
 def test_old_ticks_go_and_those_that_did_something_stay_longer(instance: dg.DagsterInstance) -> None:
