@@ -42,23 +42,31 @@ def follow(ws: Workspace) -> int:
     return prepared.counts["new"]
 
 
+def ledger_rows(catalog: Catalog, batch: str, first: int, last: int) -> None:
+    """Write the rows of a batch with the cases from `first` to before `last`, of other patients, like those of the newest case that has files."""
+    template = catalog.batches()[-1]
+    raw, prepared, facts = (
+        catalog.case_versions(template)[0],
+        catalog.prepared(template)[0],
+        catalog.facts(template)[0],
+    )
+    audit = catalog.rows(BatchAudit, template)[0]
+    hashes = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(first, last)]
+    own: list[dict[str, Any]] = [
+        {"batch": batch, "case_id": one[:12], "patient_id": one[12:28], "version": one[:20], "content_hash": one}
+        for one in hashes
+    ]
+    catalog.replace(CaseVersion, [replace(raw, **row) for row in own], batch)
+    catalog.replace_facts([CaseFacts(batch, one[:12], one[:20], facts.values) for one in hashes], batch)
+    catalog.replace(PreparedCase, [replace(prepared, **row) for row in own], batch)
+    catalog.replace(BatchAudit, [replace(audit, batch=batch)], batch)
+
+
 def fill(ws: Workspace, n: int) -> None:
-    """Add the rows of `n` cases of other patients, like those of the one that is there."""
+    """Add the rows of `n` cases, and bring dataset and splits up to date."""
     catalog = Catalog(ws, PROGRAM)
-    (first,) = catalog.batches()
-    raw, prepared, facts = catalog.case_versions(first)[0], catalog.prepared(first)[0], catalog.facts(first)[0]
-    audit = catalog.rows(BatchAudit, first)[0]
     for start in range(0, n, BATCH):
-        batch = f"2026-01-01T00-00-00_{start:08x}"
-        hashes = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(start, min(start + BATCH, n))]
-        own: list[dict[str, Any]] = [
-            {"batch": batch, "case_id": one[:12], "patient_id": one[12:28], "version": one[:20], "content_hash": one}
-            for one in hashes
-        ]
-        catalog.replace(CaseVersion, [replace(raw, **row) for row in own], batch)
-        catalog.replace_facts([CaseFacts(batch, one[:12], one[:20], facts.values) for one in hashes], batch)
-        catalog.replace(PreparedCase, [replace(prepared, **row) for row in own], batch)
-        catalog.replace(BatchAudit, [replace(audit, batch=batch)], batch)
+        ledger_rows(catalog, f"2026-01-01T00-00-00_{start:08x}", start, min(start + BATCH, n))
     stages.dataset(ws, PROGRAM)
     stages.splits(ws, PROGRAM)
 
