@@ -89,7 +89,7 @@ docs: setup  ## Write docs/cli.md, docs/tables.md, the reasons of docs/intake.md
 	$(BIN)/python -W ignore -m assets.figure docs/architecture.md
 
 bench: setup  ## Run the benchmarks, or those named in BENCH, print their tables and keep them in bench/RESULTS.md (about an hour)
-	OMP_NUM_THREADS=1 $(BIN)/python -m bench.results $(or $(BENCH),definitions_load intake workers preparation residual_scan incremental rescan ticks idle latency serving s3_transfer tables patch_loader training_overhead vista3d_step oct_encoder)
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.results $(or $(BENCH),definitions_load intake workers preparation residual_scan incremental scale run_start rescan ticks idle latency serving s3_transfer tables patch_loader training_overhead vista3d_step oct_encoder)
 
 clean:  ## Remove caches and build files (data in MED_ASSETS_HOME stays)
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

@@ -269,26 +269,27 @@ def bucket_of_bench() -> Iterator[dict[str, str]]:
         yield found | {"MED_ASSETS_STORE": f"s3://{BUCKET}/home"}
 
 
+TABLES = (
+    "home",
+    "cases",
+    "files or objects",
+    "bytes per case",
+    "ms per batch",
+    "requests per batch",
+    "bytes sent per case",
+)
+COSTS = ("work", "cases", "s", "CPU s", "ratio to the first", "requests", "MB sent", "MB received")
+THROUGHPUT = ("workers", "how", "cases/s", "CPU s per case", "of it in the one process that collects")
+
+
 def main() -> None:
     """Tables of growth, of costs by number of cases in both kinds of home, and of throughput by workers."""
     cases, phantoms = (*map(int, sys.argv[1:]), *(CASES, INTAKE_CASES)[len(sys.argv) - 1 :])
     homes = {"one machine": alone(home_of, "one machine", {}, cases)}
     with bucket_of_bench() as store:
         homes["bucket"] = alone(home_of, "bucket", store, cases)
-    header = (
-        "home",
-        "cases",
-        "files or objects",
-        "bytes per case",
-        "ms per batch",
-        "requests per batch",
-        "bytes sent per case",
-    )
-    show(
-        f"Tables: rows of the ledger in batches of {BATCH}",
-        header,
-        [row for _, growth in homes.values() for row in growth],
-    )
+    growth = [row for _, rows in homes.values() for row in rows]
+    show(f"Tables: rows of the ledger in batches of {BATCH}", TABLES, growth)
     for title, (costs, _) in homes.items():
         first = {cost.work: cost.cpu_s for cost in reversed(costs)}
         rows = [
@@ -304,10 +305,8 @@ def main() -> None:
             )
             for cost in sorted(costs, key=lambda one: one.work)
         ]
-        header = ("work", "cases", "s", "CPU s", "ratio to the first", "requests", "MB sent", "MB received")
-        show(f"By number of cases, home: {title}", header, rows)
-    header = ("workers", "how", "cases/s", "CPU s per case", "of it in the one process that collects")
-    show(f"Intake and preparation of {phantoms} phantoms in one batch", header, throughput(phantoms))
+        show(f"By number of cases, home: {title}", COSTS, rows)
+    show(f"Intake and preparation of {phantoms} phantoms in one batch", THROUGHPUT, throughput(phantoms))
 
 
 if __name__ == "__main__":

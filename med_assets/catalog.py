@@ -388,12 +388,14 @@ class Catalog:
 
     def described_as(self, dataset: Dataset, assignments: Mapping[str, SplitAssignment]) -> list[Case]:
         """All cases of a dataset with their split and fold in these assignments by patient, and their facts."""
-        facts = {(row.case_id, row.version): row.values for row in self.facts()}
-        unknown: Mapping[str, FactValue] = self._fact_names
-        return [
-            self._case(case, assignments.get(case.patient_id), facts.get((case.case_id, case.version), unknown))
-            for case in dataset.cases
-        ]
+        columns, unknown = self._lake.columns(self._facts_table, self.program), self._fact_names
+        numbers = {key: row for row, key in enumerate(zip(columns["case_id"], columns["version"], strict=True))}
+        found: list[Case] = []
+        for case in dataset.cases:
+            row = numbers.get((case.case_id, case.version))
+            facts: Mapping[str, FactValue] = unknown if row is None else RowOfColumns(columns, unknown, row)
+            found.append(self._case(case, assignments.get(case.patient_id), facts))
+        return found
 
     def cases(self, *splits: str) -> list[Case]:
         """Cases of the dataset whose patient has a split, of these splits or of all."""

@@ -10,7 +10,7 @@ import dagster as dg
 from assets import keys
 from med_assets.catalog import Catalog, usable
 from med_assets.landing import batches
-from med_assets.records import CaseVersion, PreparedCase
+from med_assets.records import USABLE, CaseVersion, PreparedCase
 from med_assets.settings import Workspace
 from med_assets.storage.memo import Memo
 from sensors import runs
@@ -31,6 +31,9 @@ class BatchPlan:
 
 _codes: Memo[str] = Memo()
 """Code version by instance and storage id of a materialization."""
+
+MANY = 32
+"""Batches about which nothing is known yet from which whole tables are read, instead of the file of each."""
 
 _differs: Memo[bool] = Memo()
 """By home, program, batch and the stamps of both tables whether preparation has yet to see what intake wrote."""
@@ -54,10 +57,11 @@ def batch_plan(
     codes = _code_versions(instance, prepared)
     known = instance.get_dynamic_partitions(keys.batches_of(program).name or "")
     with_rows = [batch for batch in known if not batches.without_rows(ws, program, batch)]
+    with_other_cases = _with_other_cases(ws, program, with_rows)
     untried: dict[str, str] = {}
     requests, due, messages = [], float("inf"), []
     for batch in with_rows:
-        if batch in codes and codes[batch] == code_version and not _has_other_cases(ws, program, batch):
+        if batch in codes and codes[batch] == code_version and batch not in with_other_cases:
             continue
         raw = Catalog(ws, program).stamp(CaseVersion, batch)
         state = runs.state_key(batch, code_version, codes.get(batch), raw)
@@ -118,13 +122,28 @@ def _code_versions(instance: dg.DagsterInstance, asset: dg.AssetKey) -> dict[str
     return {batch: _codes.get((root, number), lambda: "") for batch, number in newest.items()}
 
 
-def _has_other_cases(ws: Workspace, program: str, batch: str) -> bool:
-    """Whether intake wrote other cases of a batch than those that were prepared."""
-    catalog = Catalog(ws, program)
-    stamps = [catalog.stamp(table, batch) for table in (CaseVersion, PreparedCase)]
+def _with_other_cases(ws: Workspace, program: str, known: Sequence[str]) -> set[str]:
+    """The batches of which intake wrote other cases than those that were prepared; what was compared before is not read again."""
+    catalog, tables = Catalog(ws, program), (CaseVersion, PreparedCase)
+    keys_of = {batch: (ws.home, program, batch, *(catalog.stamp(table, batch) for table in tables)) for batch in known}
+    together = sum(key not in _differs for key in keys_of.values()) >= MANY
+    arrived, prepared = (_cases_by_batch(catalog, table) if together else {} for table in tables)
 
-    def compare() -> bool:
-        arrived = {(case.case_id, case.version) for case in usable(catalog.case_versions(batch))}
-        return arrived != {(case.case_id, case.version) for case in catalog.prepared(batch)}
+    def compare(batch: str) -> bool:
+        if together:
+            return arrived.get(batch, set()) != prepared.get(batch, set())
+        usable_cases = {(case.case_id, case.version) for case in usable(catalog.case_versions(batch))}
+        return usable_cases != {(case.case_id, case.version) for case in catalog.prepared(batch)}
 
-    return _differs.get((ws.home, program, batch, *stamps), compare)
+    return {batch for batch, key in keys_of.items() if _differs.get(key, partial(compare, batch))}
+
+
+def _cases_by_batch(catalog: Catalog, table: type[CaseVersion] | type[PreparedCase]) -> dict[str, set[tuple[str, str]]]:
+    """Id and version of the cases of all batches, by batch: the usable ones that arrived, or all that were prepared."""
+    rows = catalog.frame(table, columns=("batch", "case_id", "version", "status"))
+    if table is CaseVersion:
+        rows = rows[rows["status"].isin(USABLE)]
+    found: dict[str, set[tuple[str, str]]] = {}
+    for batch, case_id, version in zip(rows["batch"], rows["case_id"], rows["version"], strict=True):
+        found.setdefault(batch, set()).add((case_id, version))
+    return found

@@ -21,6 +21,7 @@ from med_assets.cli.commands import (
     program,
     reason,
     show,
+    show_dataset,
     table,
     workspace,
 )
@@ -285,7 +286,7 @@ def audit_queue(
         print(table(found))
         answers = stages.decisions_of(program)
         if any(answers[answer].withdraws for answer in found["decision"]):
-            show("dataset", stages.dataset(ws, program))
+            show_dataset(ws, program)
         print(
             f"{len(found)} decisions are in the case table; evaluations, thresholds and report follow when they are made again"
         )
@@ -339,7 +340,7 @@ def decide(program: str, case: str, decision: str, note: str, reader: str | None
     recorded = record_decision(ws, program, case, decision, note, reader_name(reader) if reader else "")
     print(f"{recorded.row.case_id}: {recorded.row.decision}, by {recorded.row.reader}")
     if recorded.changes_dataset:
-        show("dataset", stages.dataset(ws, program))
+        show_dataset(ws, program)
 
 
 @SECTION.command()
@@ -413,7 +414,7 @@ def withdraw(program: str, case: str, reason: str) -> None:
             f"expected the id of a case of {program}, got one that is unknown; see `med-assets cases {program}`"
         )
     stages.withdraw(ws, program, case, reason)
-    show("dataset", stages.dataset(ws, program))
+    show_dataset(ws, program)
     print("models trained with this case stay as they are; train again to leave it out of them")
 
 

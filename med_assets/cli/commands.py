@@ -205,6 +205,17 @@ def show(title: str, result: "StageResult") -> None:
             print(table(rows))
 
 
+def show_dataset(ws: "Workspace", program: str, *, splits: bool = False) -> None:
+    """Make the dataset anew, and the splits if asked, show both, and write the copy of the tables for DuckDB clients."""
+    from med_assets.catalog import export_tables
+    from med_assets.cli import stages
+
+    show("dataset", stages.dataset(ws, program))
+    if splits:
+        show("splits", stages.splits(ws, program))
+    export_tables(ws)
+
+
 def show_tables(tables: "Mapping[str, pd.DataFrame]", *, titled: bool = True) -> None:
     """Print tables, each under its name unless `titled` is false."""
     for name, rows in tables.items():

@@ -9,7 +9,7 @@ import click
 
 from med_assets.capabilities import LabelMeanings
 from med_assets.cli import stages
-from med_assets.cli.commands import Section, Several, Value, program, reason, show, table, workspace
+from med_assets.cli.commands import Section, Several, Value, program, reason, show, show_dataset, table, workspace
 from med_assets.errors import ConfigurationError
 from med_assets.records import Status
 from med_assets.storage import names
@@ -218,8 +218,7 @@ def ingest(program: str, now: bool, batch: str | None) -> None:
         if waiting:
             print("wait, or use --now")
     if todo or not stages.up_to_date(ws, program):  # a run was ended before its end
-        show("dataset", stages.dataset(ws, program))
-        show("splits", stages.splits(ws, program))
+        show_dataset(ws, program, splits=True)
 
 
 @SECTION.command("accept-batch")
@@ -235,8 +234,7 @@ def accept_batch(program: str, batch: str, reason: str) -> None:
     ws = workspace()
     found = stages.accept_batch(ws, program, batch, reason)
     print(f"accepted: {found.n_quarantined} of {found.n_cases} cases of the batch are quarantined, the others count")
-    show("dataset", stages.dataset(ws, program))
-    show("splits", stages.splits(ws, program))
+    show_dataset(ws, program, splits=True)
 
 
 @SECTION.command()

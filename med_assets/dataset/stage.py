@@ -10,7 +10,7 @@ import pandas as pd
 
 from med_assets import program
 from med_assets.capabilities import DatasetFindings, DataTables, FixedSplits
-from med_assets.catalog import Catalog, Dataset, accepted, decided_anew, export_tables, frame, to_predict, usable
+from med_assets.catalog import Catalog, Dataset, accepted, decided_anew, frame, to_predict, usable
 from med_assets.dataset.splits import SplitPolicy, assign, split_policy
 from med_assets.deidentification.audit_trail import Kind
 from med_assets.deidentification.audited_rows import write_row
@@ -97,7 +97,6 @@ def _dataset(ws: Settings, program_name: str) -> StageResult:
         left_out = withdrawn | excluded | identified | duplicates
         found = Dataset(tuple(latest[case_id].case for case_id in sorted(latest) if case_id not in left_out))
         catalog.replace(DatasetCase, found.cases, expected=decided_on)
-        export_tables(ws)
         return StageResult(
             data_version=found.version,
             counts=tally("reused" if before.get(case.case_id) == case.artifact else "new" for case in found.cases)
@@ -238,13 +237,15 @@ def _splits(ws: Settings, program_name: str) -> StageResult:
     fixed = chosen.fixed_splits(ws) if given == "fixed" and isinstance(chosen, FixedSplits) else {}
     rows, problems = assign(program_name, cases.cases, earlier.values(), policy, fixed)
     catalog.replace(SplitAssignment, rows, expected=decided_on)
-    described = catalog.described_as(cases, {row.patient_id: row for row in rows})
-    tables = chosen.data_tables(described, catalog.quarantined()) if isinstance(chosen, DataTables) else []
+    tables = []
+    if isinstance(chosen, DataTables):
+        described = catalog.described_as(cases, {row.patient_id: row for row in rows})
+        tables = chosen.data_tables(described, catalog.quarantined())
     present = {case.patient_id for case in cases.cases}
     sizes = pd.Series([row.split for row in rows if row.patient_id in present], dtype=str).value_counts().to_dict()
     return StageResult(
         # What depends on the splits reads their cases too: a corrected label of a held-out case changes no assignment.
-        data_version=digest(cases.version, [row.row() for row in rows], sorted(problems)),
+        data_version=digest(cases.version, SplitAssignment.dictionaries(rows), sorted(problems)),
         counts=tally("reused" if row.patient_id in earlier else "new" for row in rows),
         summary={"patients_per_split": sizes, "unassigned": problems},
         tables={

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from med_assets.catalog import Catalog
+from med_assets.catalog import Catalog, export_tables
 from med_assets.errors import ConfigurationError
 from med_assets.evaluation import analyse, learning_curves, sweeps
 from med_assets.evaluation.aggregates import Aggregate, aggregate, cell
@@ -42,7 +42,7 @@ def synthetic_parts(ws: Settings, program_name: str) -> dict[str, int]:
 def report(ws: Settings, program_name: str) -> StageResult:
     """Write `reports/<program>/report.html` from what is recorded, and return its path, plots and hash.
 
-    Nothing is predicted or scored: the report counts the cases without scores, and names the command that scores them. Raises
+    The copy of the tables for DuckDB clients, `catalog.duckdb`, is written anew too. Nothing is predicted or scored: the report counts the cases without scores, and names the command that scores them. Raises
     ConfigurationError for synthetic cases in a report that is not for a demo.
     """
     synthetic = synthetic_parts(ws, program_name)
@@ -72,6 +72,7 @@ def report(ws: Settings, program_name: str) -> StageResult:
         highlights=_highlights(facts),
         warning=_warning(ws, synthetic, len(facts.cases)),
     )
+    export_tables(ws)
     return StageResult(
         data_version=digest(file_sha256(path)),
         counts={"cases": len(facts.cases), "quarantined": len(facts.refused)},

@@ -89,6 +89,12 @@ class Record:
         """The values of records by column."""
         return {each.name: list(map(attrgetter(each.name), rows)) for each in cls.columns()}
 
+    @classmethod
+    def dictionaries(cls, rows: Sequence["Record"]) -> list[dict[str, Any]]:
+        """What `row` gives of each of many records, several times as fast."""
+        columns = cls.to_columns(rows)
+        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
     def row(self) -> dict[str, Any]:
         """The values by column."""
         return {name: getattr(self, name) for name in _names(typing.cast(typing.Any, type(self)))}
@@ -144,3 +150,19 @@ class RowOfColumns(Mapping[str, V]):
     def __reduce__(self) -> tuple[type[dict[str, V]], tuple[dict[str, V]]]:
         """Go to another process as a dictionary of this row alone."""
         return dict, (dict(self),)
+
+
+def values_of(rows: Sequence[Mapping[str, V]], names: Collection[str]) -> dict[str, list[V | None]]:
+    """The values of some columns in many rows, None where a row lacks one; of rows of one table they are taken column by column."""
+    if not rows or set(map(type, rows)) != {RowOfColumns}:
+        return {name: [row.get(name) for row in rows] for name in names}
+    of_columns = typing.cast("Sequence[RowOfColumns[V]]", rows)
+    first = of_columns[0]
+    if {id(row._columns) for row in of_columns} != {id(first._columns)}:
+        return {name: [row.get(name) for row in rows] for name in names}
+    numbers = [row._row for row in of_columns]
+    columns = {name: first._columns[name] if name in first._names else None for name in names}
+    return {
+        name: [None] * len(rows) if values is None else [values[number] for number in numbers]
+        for name, values in columns.items()
+    }

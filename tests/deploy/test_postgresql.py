@@ -21,7 +21,6 @@ from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import Queued
 
 from assets import build_program, jobs, keys
 from assets.pools import make_pools
-from assets.pools import make_pool
 from med_assets.landing import batches
 from med_assets.settings import Workspace
 from resources import WorkspaceResource, alive
@@ -264,7 +263,9 @@ def test_an_idle_tick_asks_the_database_as_little_with_many_runs_as_with_none(
     for n in (0, 20):
         for _ in range(n):
             run = create_run_for_test(instance, status=dg.DagsterRunStatus.SUCCESS)
-            instance.report_dagster_event(dg.DagsterEvent(dg.DagsterEventType.RUN_SUCCESS.value, run.job_name), run_id=run.run_id)
+            instance.report_dagster_event(
+                dg.DagsterEvent(dg.DagsterEventType.RUN_SUCCESS.value, run.job_name), run_id=run.run_id
+            )
         for name, sensor in ticks.items():
             cursor: str | None = None
             for settled in (False, True, True):

@@ -7,7 +7,7 @@ import pytest
 
 from med_assets.records import DatasetCase
 from med_assets.storage.lake import Lake
-from med_assets.storage.record import RowOfColumns
+from med_assets.storage.record import RowOfColumns, values_of
 
 ROWS = [
     DatasetCase(
@@ -30,6 +30,25 @@ def test_records_made_of_columns_are_those_made_by_name() -> None:
     assert DatasetCase.of_columns({**columns, "of another version": [1, 2, 3]}) == ROWS
     assert [DatasetCase.of(row.row()) for row in ROWS] == ROWS
     assert len(set(DatasetCase.of_columns(columns)) | set(ROWS)) == len(ROWS)
+
+
+def test_many_records_as_dictionaries_are_those_of_each() -> None:
+    found = DatasetCase.dictionaries(ROWS)
+    assert found == [row.row() for row in ROWS]
+    assert [list(one) for one in found] == [list(row.row()) for row in ROWS], (
+        "in the same order, which hashes depend on"
+    )
+    assert DatasetCase.dictionaries([]) == []
+
+
+def test_values_of_many_rows_are_those_of_each_whatever_the_rows_are() -> None:
+    columns = {"volume_ml": [1.5, None, 2.5], "patient": ["a", "b", "c"]}
+    rows = [RowOfColumns(columns, ("volume_ml",), number) for number in (2, 0, 1)]
+    of_another_table = RowOfColumns({"volume_ml": [7.0]}, ("volume_ml",), 0)
+    for mixed in ([], rows, [*rows, of_another_table], [*rows, {"volume_ml": None}], [{"volume_ml": 3.5}]):
+        wanted = {name: [row.get(name) for row in mixed] for name in ("volume_ml", "patient")}
+        assert values_of(mixed, ("volume_ml", "patient")) == wanted
+    assert values_of(rows, ("patient",)) == {"patient": [None] * 3}, "a column that is not of the row"
 
 
 def test_columns_of_different_lengths_make_no_records() -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from med_assets.metrics.bootstrap import SEED, mean_with_interval
 from med_assets.program import ReportTable
+from med_assets.storage.record import values_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -139,12 +140,11 @@ def beams(cases: "Sequence[Case]") -> list[ReportTable]:
     """What the plans of the dataset are like: median and range of each measure of their beams; no table where no plan has beams."""
     import pandas as pd
 
-    rows = []
+    rows, facts = [], values_of([case.facts for case in cases], BEAM_FACTS)
     for name, fact in BEAM_FACTS.items():
-        given = [case.facts.get(name) for case in cases]
-        values = [float(value) for value in given if isinstance(value, (int, float))]
+        values = [value for value in facts[name] if value is not None]
         if values:
-            column = pd.Series(values)
+            column = pd.Series(values, dtype=float)
             shown = {"median": column.median(), "lowest": column.min(), "highest": column.max()}
             rows.append(
                 {"measure": fact, **{key: f"{value:.4g}" for key, value in shown.items()}, "cases": len(values)}
