@@ -129,15 +129,12 @@ _unreadable: Memo[bool] = Memo()
 def manifest(ws: Settings, program: str, batch: str) -> dict[str, str]:
     """Fingerprint by entry name of one batch."""
     names.BATCH.check(batch)
-    there = _manifests(ws, program).of(program)
-    if not (found := [one for one in there if one.batch == batch]):
-        there = _manifests(ws, program).of(program, now=True)
-        found = [one for one in there if one.batch == batch]
-    if not found:
+    found = _manifests(ws, program).one(program, batch)
+    if found is None:
         raise ConfigurationError(
-            f"expected a batch of {program} taken from the landing zone, got {batch!r}; known: {[one.batch for one in there]}"
+            f"expected a batch of {program} taken from the landing zone, got {batch!r}; known: {known(ws, program)}"
         )
-    return dict(found[0].entries)
+    return dict(found.entries)
 
 
 def _taken(ws: Settings, program: str) -> set[tuple[str, str]]:

@@ -6,6 +6,8 @@ identify patients, so these lie where the originals do. Which objects belong to 
 """
 
 import csv
+import gzip
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,8 +18,16 @@ from typing import Any
 from med_assets.capabilities import RemoteKeys
 from med_assets.errors import LandingUnreadable, RemoteFailed
 from med_assets.landing.folder import Entry, Files, entry_name
-from med_assets.landing.manifests import FOLDER, LoggedManifests, ManifestFiles, Manifests, batch_of
-from med_assets.storage.files import digest, replacing
+from med_assets.landing.manifests import (
+    FOLDER,
+    LoggedManifests,
+    Manifest,
+    ManifestFiles,
+    Manifests,
+    batch_of,
+    content_of,
+)
+from med_assets.storage.files import canonical_json, digest, replacing
 from med_assets.storage.s3 import bucket, conditional, index, log
 from med_assets.storage.s3.bucket import Location
 from med_assets.storage.s3.index import RemoteObject
@@ -28,6 +38,9 @@ ABSENT = "absent"
 
 LEAST_FRESH_S = 1.0
 """Seconds for which a listing is taken as it is, also where files need no time to settle."""
+
+TOGETHER = "first.json.gz"
+"""The first entries of a log of batches in one object, which may be old or missing."""
 
 FAILURES_HEADER = ("participant_id", "key", "exception")
 
@@ -178,10 +191,9 @@ class BucketLog:
     """The log of a program's batches in a landing bucket, `.batches/PROGRAM/log`."""
 
     def __init__(self, landing: S3Landing, program: str) -> None:
-        self.landing, self.at = (
-            landing,
-            Location(landing.location.bucket, landing.location.key(f"{FOLDER}/{program}/log")),
-        )
+        self.landing = landing
+        self.folder = Location(landing.location.bucket, landing.location.key(f"{FOLDER}/{program}"))
+        self.at = Location(self.folder.bucket, self.folder.key("log"))
         self.log = log.Log(landing.client, self.at)
 
     def read(self, number: int) -> log.Entry | None:
@@ -203,6 +215,27 @@ class BucketLog:
                 f"them, since names of files can identify patients: {error}; allow s3:GetObject and s3:PutObject below it"
             )
         raise RemoteFailed(message)
+
+    def named(self, batch: str) -> Mapping[str, Any] | None:
+        with self._readable():
+            found = conditional.get(self.landing.client, self.folder, f"{batch}.json")
+        try:
+            return None if found is None else dict(json.loads(found.content))
+        except (ValueError, TypeError):
+            return None  # the log has it
+
+    def write_named(self, manifest: Manifest) -> None:
+        content = canonical_json({"entries": manifest.entries}).encode()
+        conditional.put(self.landing.client, self.folder, f"{manifest.batch}.json", content)
+
+    def first_entries(self) -> Sequence[Mapping[str, Any]]:
+        with self._readable():
+            found = conditional.get(self.landing.client, self.folder, TOGETHER)
+        return [] if found is None else list(json.loads(gzip.decompress(found.content)))
+
+    def keep_first(self, manifests: Sequence[Manifest]) -> None:
+        content = gzip.compress(canonical_json([content_of(one) for one in manifests]).encode())
+        conditional.put(self.landing.client, self.folder, TOGETHER, content)
 
     @contextmanager
     def _readable(self) -> Iterator[None]:

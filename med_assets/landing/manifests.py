@@ -18,7 +18,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol
 
-from med_assets.errors import ConfigurationError, LandingUnreadable
+from med_assets.errors import ConfigurationError, DiskFull, LandingUnreadable, RemoteFailed
 from med_assets.storage import names
 from med_assets.storage.files import canonical_json, read_json, sync, write_json
 from med_assets.storage.s3.log import WRITER, Entry, Log
@@ -32,6 +32,9 @@ AGAIN_S = 0.02
 
 KEEP_EVERY = 32
 """Entries of a log after which the copy of it on this machine is written anew."""
+
+TOGETHER_EVERY = 256
+"""Entries of a log after which all of them are kept together in the bucket, for a machine that has none."""
 
 FOLDER = ".batches"
 """Where manifests lie in a landing zone."""
@@ -52,8 +55,12 @@ Choose = Callable[[Sequence[Manifest]], Manifest | None]
 class Manifests(Protocol):
     """The manifests of the batches of one landing zone."""
 
-    def of(self, program: str, *, now: bool = False) -> Sequence[Manifest]:
-        """All batches of a program, sorted by name; `now` includes what another machine added a moment ago."""
+    def of(self, program: str) -> Sequence[Manifest]:
+        """All batches of a program, sorted by name; of those that another machine adds, what it added half a second ago."""
+        ...
+
+    def one(self, program: str, batch: str) -> Manifest | None:
+        """A batch by its name; None where there is none."""
         ...
 
     def add(self, program: str, choose: Choose) -> Manifest | None:
@@ -90,7 +97,7 @@ class ManifestFiles:
         first, *_, last = self.folders if len(self.folders) > 1 else self.folders * 2
         return first if writable(first) else last
 
-    def of(self, program: str, *, now: bool = False) -> list[Manifest]:
+    def of(self, program: str) -> list[Manifest]:
         found = {}
         for folder in self.folders:
             for path in (folder / program).glob("*.json"):
@@ -98,6 +105,14 @@ class ManifestFiles:
                     status = path.stat()
                     found[path.stem] = _manifest(path, status.st_mtime_ns, status.st_size)
         return sorted_by_name(found)
+
+    def one(self, program: str, batch: str) -> Manifest | None:
+        for folder in self.folders:
+            path = folder / program / f"{batch}.json"
+            with suppress(FileNotFoundError):
+                status = path.stat()
+                return _manifest(path, status.st_mtime_ns, status.st_size)
+        return None
 
     def add(self, program: str, choose: Choose) -> Manifest | None:
         chosen = choose(self.of(program))
@@ -142,6 +157,22 @@ class ManifestLog(Protocol):
         """Write the entry of a number unless there is one; returns the one that is there, and whether it is ours."""
         ...
 
+    def named(self, batch: str) -> Mapping[str, Any] | None:
+        """A manifest by the name of its batch, for whoever needs no other; None where it was not written."""
+        ...
+
+    def write_named(self, manifest: Manifest) -> None:
+        """Write a manifest, which is in the log, under the name of its batch. What is raised is of no consequence."""
+        ...
+
+    def first_entries(self) -> Sequence[Mapping[str, Any]]:
+        """Contents of the first entries, as many as somebody kept together; none where reading them one by one is as fast."""
+        ...
+
+    def keep_first(self, manifests: Sequence[Manifest]) -> None:
+        """Keep the first entries together. What is raised is of no consequence."""
+        ...
+
 
 class FolderLog:
     """A log in a folder that machines mount: an entry appears under its number as a whole, once, by a hard link."""
@@ -180,6 +211,18 @@ class FolderLog:
             there = self.read(at) or entry
             return there, there.writer == entry.writer  # ours too where a file server did it and its reply was lost
         raise ConfigurationError(message)
+
+    def named(self, batch: str) -> Mapping[str, Any] | None:
+        return None  # they lie where those of one machine do
+
+    def write_named(self, manifest: Manifest) -> None:
+        write_json(self.folder.parent / f"{manifest.batch}.json", {"entries": manifest.entries})
+
+    def first_entries(self) -> Sequence[Mapping[str, Any]]:
+        return ()
+
+    def keep_first(self, manifests: Sequence[Manifest]) -> None:
+        return
 
     def _link(self, entry: Entry, path: Path) -> None:
         """Let the entry appear as a whole, unless there is one."""
@@ -230,8 +273,19 @@ class LoggedManifests:
     ) -> None:
         self.where, self.log, self.earlier, self.cache, self.files = where, log, earlier, cache, files
 
-    def of(self, program: str, *, now: bool = False) -> list[Manifest]:
-        return self._with_earlier(program, self.logged(program, math.inf if now else time.monotonic() - FRESH_S))
+    def of(self, program: str) -> list[Manifest]:
+        return self._with_earlier(program, self.logged(program, time.monotonic() - FRESH_S))
+
+    def one(self, program: str, batch: str) -> Manifest | None:
+        known = _logs.get((self.where, program))
+        there = known.manifests if known else []
+        if (found := next((one for one in there if one.batch == batch), None)) or (
+            found := self.earlier.one(program, batch)
+        ):
+            return found
+        if (content := self.log(program).named(batch)) is not None:
+            return parsed(Entry(0, {"batch": batch, "entries": content.get("entries")}))
+        return next((one for one in self.logged(program) if one.batch == batch), None)
 
     def _with_earlier(self, program: str, logged: Sequence[Manifest]) -> list[Manifest]:
         return sorted_by_name({one.batch: one for one in (*self.earlier.of(program), *logged)})
@@ -240,7 +294,7 @@ class LoggedManifests:
         """The batches of the log in its order; it is read where it was not since `since`, on this process's clock."""
         with _reading:
             if (known := _logs.get((self.where, program))) is None:
-                known = _logs[self.where, program] = self._from_disk(program)
+                known = _logs[self.where, program] = self._first(program)
             if known.read_at < since:
                 now = time.monotonic()
                 known.manifests += [parsed(entry) for entry in self.log(program).newer(len(known.manifests))]
@@ -248,15 +302,20 @@ class LoggedManifests:
                 self._to_disk(program, known)
             return list(known.manifests)
 
-    def _from_disk(self, program: str) -> _Known:
-        """What an earlier process read, if the log still has its last entry."""
-        try:
-            found = read_json(self.cache / f"{program}.json") if self.cache else []
-            manifests = [parsed(Entry(number + 1, content)) for number, content in enumerate(found)]
-        except (OSError, ValueError, TypeError, LandingUnreadable):
-            return _Known([])
-        last = self.log(program).read(len(manifests)) if manifests else None
-        return _Known(manifests, kept=len(manifests)) if last and parsed(last) == manifests[-1] else _Known([])
+    def _first(self, program: str) -> _Known:
+        """What an earlier process of this machine read, or whoever kept the first entries together, if the log still has the last of them."""
+        for read in (lambda: self._on_disk(program), self.log(program).first_entries):
+            try:
+                manifests = [parsed(Entry(number + 1, content)) for number, content in enumerate(read())]
+            except (OSError, ValueError, TypeError, LandingUnreadable):
+                continue
+            last = self.log(program).read(len(manifests)) if manifests else None
+            if last and parsed(last) == manifests[-1]:
+                return _Known(manifests, kept=len(manifests))
+        return _Known([])
+
+    def _on_disk(self, program: str) -> Sequence[Mapping[str, Any]]:
+        return list(read_json(self.cache / f"{program}.json")) if self.cache else ()
 
     def _to_disk(self, program: str, known: _Known) -> None:
         if self.cache and len(known.manifests) >= known.kept + KEEP_EVERY:
@@ -274,6 +333,11 @@ class LoggedManifests:
             with _reading:
                 _logs[self.where, program].read_at = -math.inf
             if added:
+                # They save requests, and the log has all without them.
+                with suppress(RemoteFailed, ConfigurationError, OSError, DiskFull):
+                    self.log(program).write_named(chosen)
+                    if (len(logged) + 1) % TOGETHER_EVERY == 0:
+                        self.log(program).keep_first([*logged, chosen])
                 return chosen
             time.sleep(AGAIN_S)  # another machine was first; a file server may show its entry a moment later
 

@@ -143,6 +143,29 @@ def test_a_copy_on_disk_saves_requests_and_is_dropped_when_the_log_is_another(
     assert batches.known(machine("a"), P) == []
 
 
+@pytest.mark.parametrize("machine", ["bucket"], indirect=True)
+def test_a_machine_that_has_nothing_reads_one_batch_by_its_name_and_all_of_them_together(
+    machine: Callable[[str], Workspace], faults: Faults, monkeypatch: pytest.MonkeyPatch, good: Any, name: str
+) -> None:
+    monkeypatch.setattr(manifests, "TOGETHER_EVERY", 8)
+    taken = [batches.take(machine("a"), P, [entry(number)], AT) for number in range(17)]
+    forget()
+    faults.done.clear()
+    assert batches.manifest(machine("b"), P, taken[3]) == {entry(3).name: entry(3).fingerprint}
+    assert faults.done["GET object"] == 1
+    good.delete_object(
+        Bucket=name, Key=f"landing/.batches/{P}/{taken[4]}.json"
+    )  # of a machine that died before it wrote it
+    assert batches.manifest(machine("b"), P, taken[4]) == {entry(4).name: entry(4).fingerprint}
+    forget()
+    faults.done.clear()
+    assert batches.known(machine("c"), P) == taken
+    assert faults.done["GET object"] <= 6
+    good.put_object(Bucket=name, Key=f"landing/.batches/{P}/first.json.gz", Body=b"no gzip")
+    forget()
+    assert batches.known(machine("c"), P) == taken
+
+
 def test_faults_of_the_bucket_change_nothing(machine: Callable[[str], Workspace], faults: Faults) -> None:
     faults.failing, faults.truncated, faults.corrupt = 0.1, 0.05, 0.05
     taken = [batches.take(machine("a"), P, [entry(number)], AT) for number in range(15)]
