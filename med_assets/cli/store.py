@@ -1,4 +1,4 @@
-"""Commands of the home and the machine: query, verify, prune, audit-trail, deid-key, deid-score, doctor."""
+"""Commands of the home and the machine: query, verify, gc, audit-trail, deid-key, deid-score, doctor."""
 
 from pathlib import Path
 
@@ -64,13 +64,16 @@ def verify(repair: bool) -> int:
 )
 @click.option("--list", "listed", is_flag=True, help="name everything that is removed")
 @click.option("--yes", is_flag=True, help="remove it; without this nothing is")
-def prune(days: float, interrupted: bool, listed: bool, yes: bool) -> int:
-    """Show the disk space of all programs by kind and experiment, and remove what nothing current refers to.
+def gc(days: float, interrupted: bool, listed: bool, yes: bool) -> int:
+    """Show the space of all programs by kind and experiment, and remove what nothing current refers to.
 
     That is finished jobs with their logs, checkpoints of earlier trainings that were never champion, and predictions, scores, analyses
-    and prepared cases that no table and no kept checkpoint refers to. Fails when an artifact is missing afterwards that was there.
+    and prepared cases that no table, no kept checkpoint, no version of a dataset and no job refers to; in a shared home also what
+    unfinished uploads, jobs and stages left in the bucket, and earlier tables. There a thing goes when two calls, an hour or more
+    apart, find it unneeded. Fails when an artifact is missing afterwards that was there. `med-assets prune` is the same.
     """
     from med_assets.operations import integrity, pruning
+    from med_assets.operations.bucket_pruning import FIRST_LOOK
 
     if days < 0:
         raise ConfigurationError(f"expected --days of 0 or more, got {days:g}")
@@ -84,9 +87,10 @@ def prune(days: float, interrupted: bool, listed: bool, yes: bool) -> int:
     print(table(rows))
     going = [one for one in found if not one.kept]
     size = f"{len(going)} of {len(found)}, {sum(one.bytes for one in going) / 1e6:.1f} MB"
-    if ws.store_location is not None:
+    waiting = sum(one.kept == FIRST_LOOK for one in found)
+    if waiting:
         print(
-            "the home lies in a bucket: only jobs and earlier versions of reports and exported predictions are looked at"
+            f"{waiting} are unneeded at this first look; they go when a call an hour from now or later finds them so again"
         )
     for one in going if listed else ():
         print(f"{one.name}  {one.owner}, {one.age_days:.0f} days")
@@ -99,6 +103,10 @@ def prune(days: float, interrupted: bool, listed: bool, yes: bool) -> int:
     print(f"removed {len(removed)}, {sum(one.bytes for one in removed) / 1e6:.1f} MB")
     print(f"missing now: {', '.join(lost)}" if lost else "all artifacts that the tables name are there as before")
     return int(bool(lost))
+
+
+EARLIER_NAMES = {"prune": gc}
+"""Commands by a name that they had before."""
 
 
 @SECTION.command()

@@ -5,7 +5,7 @@ turn, such as initial weights, teachers and prepared cases; and what the kept ch
 De-identified files, tables and what people decided are never removed.
 """
 
-import re
+import json
 import shutil
 import tempfile
 import time
@@ -15,25 +15,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from med_assets import program
-from med_assets.catalog import Catalog, texts_of, usable
+from med_assets.catalog import Catalog, refresh_tables, remove_objects, texts_of, unreferenced_objects, usable
 from med_assets.errors import ArtifactMissing, ConfigurationError, LockHeld
 from med_assets.evaluation.predicting import prediction_key
 from med_assets.evaluation.scoring import score_keys
 from med_assets.launch import jobs
 from med_assets.launch.configuration import runs
+from med_assets.operations import bucket_pruning
+from med_assets.operations.stored import DAY_S, KEY, Stored, why_kept
 from med_assets.records import RECORDS, ExperimentEntry, RunScore, TrainingRun
 from med_assets.settings import Settings
 from med_assets.storage import names
 from med_assets.storage.artifacts import MANIFEST
-from med_assets.storage.files import read_json
+from med_assets.storage.lake import Unreferenced
 from med_assets.storage.locks import alone, alone_here
 from med_assets.storage.s3 import shared_files
+from med_assets.storage.s3.retention import LEAST_DAYS
+from med_assets.storage.s3.store import S3Store
 
 HISTORY = (ExperimentEntry, RunScore, TrainingRun)
 """Records of every run there ever was: that one names a checkpoint does not keep it."""
-
-REMOVABLE = ("analysis", "checkpoint", "prediction", "prepared", "score", "thresholds")
-"""Kinds of artifacts that are removed where nothing current refers to them. All but a checkpoint can be made again."""
 
 UNKNOWN = "-"
 """What stands for a program or experiment that isn't known."""
@@ -44,30 +45,14 @@ JOB = "job"
 EARLIER = "earlier file"
 """Kind of a version of a report or an exported prediction that a newer one took the place of, in the bucket of a shared home."""
 
+TABLES = "earlier tables"
+"""Kind of an object of the tables of a shared home that nothing needs."""
+
 ASIDE = "pruned-"
 """Start of the name of the folder into which a job is moved to be removed."""
 
-DAY_S = 86400.0
-
 SHORTEST_DAYS = 1.0
 """What another machine may be about to name is younger."""
-
-KEY = re.compile(r"[a-z]+/[A-Za-z0-9][A-Za-z0-9_-]*")
-"""What may be the key of an artifact within a text."""
-
-
-@dataclass(frozen=True)
-class Stored:
-    """An artifact, a job or a folder of the home: its size, its age, and why it is kept; empty for what nothing current refers to."""
-
-    kind: str
-    owner: str
-    """Program and experiment, UNKNOWN where that isn't known."""
-    name: str
-    folder: Path
-    bytes: int
-    age_days: float
-    kept: str
 
 
 @dataclass(frozen=True)
@@ -85,27 +70,35 @@ class Total:
 def examine(ws: Settings, older_than_days: float, *, interrupted: bool = False) -> list[Stored]:
     """List everything in a home with what keeps it; `interrupted` lets unfinished jobs go that are older and that nobody runs.
 
-    Of a home that lies in a bucket earlier versions of reports and exported predictions are listed, and no artifacts. Raises ConfigurationError for a home whose store has checkpoints and whose tables name none.
+    In a shared home this is a look, see `bucket_pruning`; what is younger than a day stays whatever is asked for. Raises
+    ConfigurationError for a home whose store has checkpoints and whose tables name none.
     """
+    refresh_tables(ws)
+    shared = ws.store if isinstance(ws.store, S3Store) else None
+    if shared:
+        older_than_days = max(older_than_days, SHORTEST_DAYS)
     found = [_job(ws, job, older_than_days, interrupted) for job in _folders(ws.jobs)]
     found += [_folder(ws, name) for name in ("lake", "reports", "predictions") if (ws.home / name).is_dir()]
-    if ws.store_location is not None:
-        return [*found, *_earlier_files(ws, older_than_days)]
     named = _named_by_tables(ws)
     if ws.store.keys("checkpoint") and not any(key.startswith("checkpoint/") for key in named):
         raise ConfigurationError(
             "expected tables that name checkpoints of the store, got none; check MED_ASSETS_HOME, and restore the tables of the home"
         )
-    unfinished = [one.folder for one in found if one.kind == JOB and one.kept]
-    kept = _closure(ws, named | {key for job in unfinished for key in _keys_in(job)})
+    unfinished = [one.folder for one in found if one.kind == JOB and one.kept and one.folder]
+    named |= {key for job in unfinished for key in _keys_in(job)} | _of_dataset_versions(ws)
+    kept = _closure(ws, named | (bucket_pruning.keys_of_jobs(shared) if shared else set()))
     owners = _owners(ws)
     made = _made_by(ws, owners)
     kept |= {key for key, checkpoint in made.items() if checkpoint in kept}
-    for kind in sorted(path.name for path in _folders(ws.home / "store") if path.name != "tmp"):
-        for key in ws.store.keys(kind):
-            owner = owners.get(key) or owners.get(made.get(key, ""), UNKNOWN)
-            found.append(_artifact(ws, key, owner, kept, older_than_days))
-    return found
+    owners = {key: owners.get(checkpoint, UNKNOWN) for key, checkpoint in made.items()} | owners
+    if shared:
+        found += _earlier_files(ws, older_than_days)
+        found += [
+            Stored(TABLES, UNKNOWN, one.name, one.bytes, one.age_days, "")
+            for one in unreferenced_objects(ws, max(older_than_days, LEAST_DAYS))
+        ]
+        return found + list(bucket_pruning.examine(ws, shared, kept, owners, older_than_days, interrupted=interrupted))
+    return found + [_artifact(ws, key, owners.get(key, UNKNOWN), kept, older_than_days) for key in ws.store.all_keys()]
 
 
 def totals(found: Iterable[Stored]) -> list[Total]:
@@ -124,22 +117,21 @@ def totals(found: Iterable[Stored]) -> list[Total]:
 
 def remove(ws: Settings, found: Iterable[Stored]) -> list[Stored]:
     """Remove what nothing keeps; returns what was removed. A job that somebody started since stays."""
-    removed = []
+    going = [one for one in found if not one.kept]
     with alone(ws, "prune"):
         for left in (ws.home / "tmp").glob(f"{ASIDE}*"):  # of a process that was killed
             shutil.rmtree(left)
-        for one in found:
-            if one.kept:
-                continue
-            if one.kind == EARLIER:
-                if not _remove_earlier(ws, one):
-                    continue
-            elif one.kind != JOB:
-                ws.store.remove(one.name)
-            elif not _remove_job(ws, one.folder):
-                continue
-            removed.append(one)
-    return removed
+        removed = [one for one in going if one.kind == JOB and one.folder and _remove_job(ws, one.folder)]
+        removed += [one for one in going if one.kind == EARLIER and _remove_earlier(ws, one)]
+        tables = [one for one in going if one.kind == TABLES]
+        remove_objects(ws, [Unreferenced(one.name, one.bytes, one.age_days) for one in tables])
+        artifacts = [one for one in going if one.kind not in (JOB, EARLIER, TABLES)]
+        if isinstance(ws.store, S3Store):
+            refresh_tables(ws)  # another machine may have named something since
+            return [*removed, *tables, *bucket_pruning.remove(ws.store, artifacts, _named_by_tables(ws))]
+        for one in artifacts:
+            ws.store.remove(one.name)
+        return [*removed, *artifacts]
 
 
 def _shared_files(ws: Settings) -> dict[str, shared_files.SharedFiles]:
@@ -152,7 +144,7 @@ def _earlier_files(ws: Settings, older_than_days: float) -> Iterator[Stored]:
     for name, files in _shared_files(ws).items():
         for each in files.unused(max(older_than_days, SHORTEST_DAYS) * DAY_S):
             age_days = (time.time() - each.modified) / DAY_S
-            yield Stored(EARLIER, name, each.key, files.folder, each.size, age_days, kept="")
+            yield Stored(EARLIER, name, each.key, each.size, age_days, kept="")
 
 
 def _remove_earlier(ws: Settings, one: Stored) -> bool:
@@ -177,7 +169,8 @@ def _closure(ws: Settings, keys: set[str]) -> set[str]:
         key = left.pop()
         kept.add(key)
         if key.startswith("checkpoint/") and ws.store.has(key):
-            left |= _keys_in(ws.store.fetch(key)) - kept
+            texts = ws.store.texts(key, ".json").values()
+            left |= {found for text in texts for found in KEY.findall(text)} - kept
     return kept
 
 
@@ -190,8 +183,10 @@ def _owners(ws: Settings) -> dict[str, str]:
     """Program and experiment of each checkpoint in the store, the program alone of prepared cases and their files."""
     owners = {}
     for key in ws.store.keys("checkpoint"):
-        folder = ws.store.fetch(key)
-        owners[key] = f"{_field(folder / 'provenance.json', 'program')}/{_field(folder / 'experiment.json', 'name')}"
+        texts = ws.store.texts(key, ".json")
+        owners[key] = (
+            f"{_field(texts.get('provenance.json'), 'program')}/{_field(texts.get('experiment.json'), 'name')}"
+        )
     for name in program.registered():
         catalog = Catalog(ws, name)
         owners |= {row.artifact: name for row in catalog.prepared()} | {
@@ -201,10 +196,26 @@ def _owners(ws: Settings) -> dict[str, str]:
     return owners
 
 
-def _field(path: Path, name: str) -> str:
-    with suppress(OSError, ValueError, AttributeError):
-        return str(read_json(path).get(name) or UNKNOWN)
+def _field(text: str | None, name: str) -> str:
+    """A field of an object of JSON."""
+    with suppress(ValueError, AttributeError):
+        return str(json.loads(text or "").get(name) or UNKNOWN)
     return UNKNOWN
+
+
+def _of_dataset_versions(ws: Settings) -> set[str]:
+    """Keys that the kept versions of datasets name in their Parquet files."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    found: set[str] = set()
+    for key in ws.store.keys("dataset"):
+        with ws.store.files(key) as folder:
+            for path in folder.glob("*.parquet"):
+                rows = pq.read_table(path, memory_map=False)
+                columns = [rows[each.name].to_pylist() for each in rows.schema if pa.types.is_string(each.type)]
+                found |= {text for column in columns for text in column if names.ARTIFACT.fits(text)}
+    return found
 
 
 def _made_by(ws: Settings, owners: dict[str, str]) -> dict[str, str]:
@@ -225,18 +236,12 @@ def _made_by(ws: Settings, owners: dict[str, str]) -> dict[str, str]:
 def _artifact(ws: Settings, key: str, owner: str, kept: set[str], older_than_days: float) -> Stored:
     kind, folder = key.split("/")[0], ws.store.fetch(key)
     age_days = (time.time() - (folder / MANIFEST).stat().st_mtime) / DAY_S
-    why = ""
-    if kind not in REMOVABLE:
-        why = "never removed"
-    elif key in kept:
-        why = "in use"
-    elif age_days < older_than_days:
-        why = "too new"
-    return Stored(kind, owner, key, folder, _size(folder), age_days, why)
+    why = why_kept(key, kept, age_days, older_than_days)
+    return Stored(kind, owner, key, _size(folder), age_days, why, folder)
 
 
 def _job(ws: Settings, job: Path, older_than_days: float, interrupted: bool) -> Stored:
-    owner = f"{_text(job / 'program')}/{_field(job / 'experiment.json', 'name')}"
+    owner = f"{_text(job / 'program')}/{_field(_text(job / 'experiment.json'), 'name')}"
     newest = max((path.stat().st_mtime for path in [job, *job.rglob("*")] if path.exists()), default=time.time())
     age_days = (time.time() - newest) / DAY_S
     published = ws.store.has(f"checkpoint/{job.name}")
@@ -247,7 +252,7 @@ def _job(ws: Settings, job: Path, older_than_days: float, interrupted: bool) -> 
         why = "running"
     elif not (published or interrupted):
         why = "unfinished"
-    return Stored(JOB, owner, job.name, job, _size(job), age_days, why)
+    return Stored(JOB, owner, job.name, _size(job), age_days, why, job)
 
 
 def _remove_job(ws: Settings, job: Path) -> bool:
@@ -268,7 +273,7 @@ def _remove_job(ws: Settings, job: Path) -> bool:
 
 def _folder(ws: Settings, name: str) -> Stored:
     folder = ws.home / name
-    return Stored(name, UNKNOWN, name, folder, _size(folder), 0.0, "never removed")
+    return Stored(name, UNKNOWN, name, _size(folder), 0.0, "never removed", folder)
 
 
 def _folders(parent: Path) -> list[Path]:

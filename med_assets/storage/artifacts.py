@@ -48,6 +48,10 @@ class ArtifactStore(Protocol):
         """
         ...
 
+    def texts(self, key: str, suffix: str) -> dict[str, str]:
+        """Contents by name of the artifact's files with an ending; no other file of it is fetched. Raises ArtifactMissing."""
+        ...
+
     def content_hash(self, key: str) -> str:
         """Hash of the artifact's file names and bytes, from its manifest."""
         ...
@@ -127,6 +131,11 @@ class LocalStore:
             # A folder that lost its manifest counts as absent; it must not stand in the way for ever.
             self.remove(key)
             temporary.rename(target)
+
+    def texts(self, key: str, suffix: str) -> dict[str, str]:
+        folder = self.fetch(key)
+        paths = sorted(path for path in folder.rglob(f"*{suffix}") if path != folder / MANIFEST)
+        return {path.relative_to(folder).as_posix(): path.read_text(errors="replace") for path in paths}
 
     def content_hash(self, key: str) -> str:
         return digest(self.file_hashes(key))

@@ -80,7 +80,7 @@ def about(**fields: str) -> Iterator[None]:
 
 @contextmanager
 def stage(name: str, program: str, batch: str | None = None) -> Iterator[None]:
-    """What is logged in the block is about a stage, and as JSON its beginning and its end are too."""
+    """What is logged in the block is about a stage, and as JSON so are its start and its end."""
     with about(program=program, stage=name, **({"batch": batch} if batch else {})):
         if not is_json():
             yield

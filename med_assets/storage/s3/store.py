@@ -21,7 +21,7 @@ from typing import Any
 from med_assets.errors import ArtifactCorrupt, ArtifactMissing, RemoteFailed
 from med_assets.storage.artifacts import LocalStore, absent
 from med_assets.storage.files import canonical_json, digest, folder_hashes
-from med_assets.storage.s3 import bucket
+from med_assets.storage.s3 import bucket, conditional
 from med_assets.storage.s3.body import body, head
 from med_assets.storage.s3.bucket import Location, code_of, in_words
 from med_assets.storage.s3.conditional import ABSENT, EXISTS
@@ -157,6 +157,19 @@ class S3Store:
             # Our own manifest, when the reply to a first try was lost.
             return bool(self._manifest(key)["folder"] == manifest["folder"])
         return True
+
+    def folder_of(self, key: str) -> str:
+        """Whole key of the folder whose files are the artifact's. Raises ArtifactMissing."""
+        return str(self._manifest(key)["folder"])
+
+    def texts(self, key: str, suffix: str) -> dict[str, str]:
+        if self.local.has(key):
+            return self.local.texts(key, suffix)
+        manifest = self._manifest(key)
+        wanted = [name for name in manifest["files"] if name.endswith(suffix)]
+        folder = Location(self.location.bucket, manifest["folder"])
+        found = {name: conditional.get(self.client, folder, name) for name in wanted}
+        return {name: one.content.decode(errors="replace") for name, one in found.items() if one is not None}
 
     def content_hash(self, key: str) -> str:
         return digest(self.file_hashes(key))

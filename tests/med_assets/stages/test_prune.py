@@ -92,15 +92,15 @@ def test_earlier_checkpoints_go_with_what_they_made_and_what_anything_current_ne
 def test_nothing_goes_without_yes_and_nothing_that_is_new(ws: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     earlier = trained(ws, "baseline", 6.0)
     trained(ws, "baseline", 5.0)
-    assert cli.main(["prune", "--yes"]) == 0
+    assert cli.main(["gc", "--yes"]) == 0
     assert ws.store.has(earlier), "a week has not passed"
     age(ws)
-    assert cli.main(["prune", "--list"]) == 0
+    assert cli.main(["gc", "--list"]) == 0
     shown = capsys.readouterr().out
     assert earlier in shown
     assert "nothing was removed" in shown
     assert ws.store.has(earlier)
-    assert cli.main(["prune", "--yes"]) == 0
+    assert cli.main(["gc", "--yes"]) == 0
     assert not ws.store.has(earlier)
 
 
@@ -133,5 +133,5 @@ def test_a_home_whose_tables_are_lost_loses_nothing_more(ws: Workspace) -> None:
     Catalog(ws, P).replace(Checkpoint, [], "baseline")
     for table in ("evaluation_cases", "evaluation", "training_history"):
         ws.lake.remove(table, f"{P}/baseline")
-    assert cli.main(["prune", "--yes"]) == 1
+    assert cli.main(["gc", "--yes"]) == 1
     assert ws.store.has(checkpoint)
