@@ -4,8 +4,10 @@ No other module names a table or a partition. A record's class stands for its ta
 fields, in order, for a partition: `catalog.rows(CaseVersion, batch)`.
 """
 
+import json
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -27,8 +29,9 @@ from med_assets.records import (
     Withdrawal,
 )
 from med_assets.settings import Settings
-from med_assets.storage.files import digest
-from med_assets.storage.lake import ANY, Anything, Expected, Lake, Unreferenced
+from med_assets.storage import names
+from med_assets.storage.files import digest, write_json
+from med_assets.storage.lake import ANY, LOCK, Anything, Expected, Lake, Unreferenced
 from med_assets.storage.record import Record, RowOfColumns
 
 if TYPE_CHECKING:
@@ -41,6 +44,15 @@ D = TypeVar("D")
 S = TypeVar("S", CaseVersion, PreparedCase)
 
 FACT_KEYS = ("program", "batch", "case_id", "version")
+
+VERSION_KIND = "dataset"
+"""Kind of the artifacts that are versions of datasets."""
+
+VERSION = "version.json"
+"""File of such an artifact that says what it is a version of."""
+
+VERSION_TABLES = (DatasetCase.TABLE, SplitAssignment.TABLE)
+"""Tables of such an artifact besides that of the facts."""
 
 FactValue = str | float | int | bool | None
 
@@ -175,15 +187,26 @@ def remove_objects(ws: Settings, found: Collection[Unreferenced]) -> None:
     ws.lake.remove_unreferenced(found)
 
 
-class Catalog:
-    """What is known of one program in a home."""
+@dataclass(frozen=True)
+class DatasetVersion:
+    """A version of a program's dataset: when it was first kept (seconds since the epoch), how many cases and patients, and of each split."""
 
-    def __init__(self, ws: Settings, program: str) -> None:
-        self.ws, self.program = ws, program
+    version: str
+    kept_at: float
+    n_cases: int
+    n_patients: int
+    patients_per_split: Mapping[str, int]
+
+
+class Catalog:
+    """What is known of one program in a home, or of the tables that are given instead of the home's."""
+
+    def __init__(self, ws: Settings, program: str, tables: Lake | None = None) -> None:
+        self.ws, self.program, self._tables = ws, program, tables
 
     @property
     def _lake(self) -> Lake:
-        return self.ws.lake
+        return self.ws.lake if self._tables is None else self._tables
 
     def _partition(self, of: type[Record], values: Sequence[str], *, whole: bool) -> str:
         n = len(of.PARTITION)
@@ -305,11 +328,14 @@ class Catalog:
 
     def replace_facts(self, rows: Iterable[CaseFacts], batch: str) -> None:
         """Write the facts of a batch over those that were there."""
+        self._write_facts([replace(row, batch=batch) for row in rows], f"{self.program}/{batch}")
+
+    def _write_facts(self, rows: Iterable[CaseFacts], partition: str) -> None:
         found = [
-            {"program": self.program, "batch": batch, "case_id": row.case_id, "version": row.version, **row.values}
+            {"program": self.program, "batch": row.batch, "case_id": row.case_id, "version": row.version, **row.values}
             for row in rows
         ]
-        self._lake.write(self._facts_table, f"{self.program}/{batch}", found)
+        self._lake.write(self._facts_table, partition, found)
 
     # -- questions
 
@@ -434,3 +460,53 @@ class Catalog:
     def champion(self) -> Champion | None:
         """The champion; None before the first promotion."""
         return next(reversed(self.champions()), None)
+
+    # -- versions of the dataset: artifacts, each with the dataset, the splits of its patients and the facts of its cases
+
+    def keep_version(self) -> None:
+        """Keep the present dataset as it is, unless its version is kept already; an empty one is none."""
+        dataset, assignments = self.dataset(), self.assignments()
+        if not dataset.cases or self.ws.store.has(key := self._version_key(dataset.version)):
+            return
+        patients = sorted({case.patient_id for case in dataset.cases})
+        inside = {(case.case_id, case.version) for case in dataset.cases}
+        facts = {(row.case_id, row.version): row for row in self.facts() if (row.case_id, row.version) in inside}
+        assigned = [assignments[each] for each in patients if each in assignments]
+        about = {
+            "program": self.program,
+            "version": dataset.version,
+            "n_cases": len(dataset),
+            "n_patients": len(patients),
+            "patients_per_split": dict(sorted(Counter(row.split for row in assigned).items())),
+        }
+        with self.ws.store.create(key) as folder:
+            write_json(folder / VERSION, about, durable=False)
+            kept = Catalog(self.ws, self.program, self._version_tables(folder))
+            kept.replace(DatasetCase, dataset.cases)
+            kept.replace(SplitAssignment, assigned)
+            kept._write_facts([facts[each] for each in sorted(facts)], self.program)
+            (folder / LOCK).unlink()
+
+    def dataset_versions(self) -> list[DatasetVersion]:
+        """All versions that are kept, the newest first. They are listed: one of another machine may come a little later."""
+        found = []
+        for key, kept_at in self.ws.store.published(VERSION_KIND).items():
+            about = json.loads(self.ws.store.texts(key, VERSION)[VERSION])
+            if about.pop("program") == self.program:
+                found.append(DatasetVersion(kept_at=kept_at, **about))
+        return sorted(found, key=lambda one: (-one.kept_at, one.version))
+
+    def dataset_at(self, version: str) -> "Catalog":
+        """The dataset, assignments and facts as they were at a version, and nothing else. Raises ArtifactMissing for one that is not kept."""
+        return Catalog(self.ws, self.program, self._version_tables(self.ws.store.fetch(self._version_key(version))))
+
+    def version_files(self) -> dict[str, Path]:
+        """The Parquet files of a version of the dataset, by table."""
+        tables = (*VERSION_TABLES, self._facts_table)
+        return {table: self._lake.file(table, self.program) for table in tables}
+
+    def _version_key(self, version: str) -> str:
+        return f"{VERSION_KIND}/{digest(self.program, names.DATASET.check(version))}"
+
+    def _version_tables(self, folder: Path) -> Lake:
+        return Lake(folder, {table: self._lake.tables[table] for table in (*VERSION_TABLES, self._facts_table)})

@@ -254,3 +254,27 @@ def batches(program: str) -> None:
         rows.append({"batch": batch, "cases": states.total() - states[Status.NOTE], **counted, **held_back})
     print(table(rows))
     print(f"waiting in the landing folder: {len(batches.untaken(ws, program))}")
+
+
+@SECTION.command("dataset-versions")
+@program
+@click.argument(
+    "version",
+    type=Value("VERSION", names.DATASET.check),
+    required=False,
+    help="show the cases of this version, or of the one that has these first characters",
+)
+@click.option("--export", type=Value("FOLDER", Path), help="write its tables as Parquet files into this folder")
+def dataset_versions(program: str, version: str | None, export: Path | None) -> None:
+    """List the versions of the dataset that there ever were, with the models of each, or show one as it was."""
+    from med_assets.dataset.versions import exported, listed, shown
+
+    ws = workspace()
+    if version is None:
+        if export is not None:
+            raise ConfigurationError("expected --export with a version, got none; the command without it lists them")
+        print(table(listed(ws, program)))
+        return
+    print(table(shown(ws, program, version)))
+    for path in exported(ws, program, version, export) if export is not None else ():
+        print(path)

@@ -221,7 +221,10 @@ def _duplicates(latest: Mapping[str, _Candidate], present: Container[str]) -> se
 
 
 def splits(ws: Settings, program_name: str) -> StageResult:
-    """Assign new patients; what was assigned before stays where it is, also when another process assigns at once."""
+    """Assign new patients; what was assigned before stays where it is, also when another process assigns at once.
+
+    The dataset is kept as it is now, with splits and facts: `Catalog.dataset_at` reads it whatever comes later.
+    """
     with alone(ws, f"dataset-{program_name}"), without_collecting():
         return decided_anew(ws, partial(_splits, ws, program_name))
 
@@ -237,6 +240,7 @@ def _splits(ws: Settings, program_name: str) -> StageResult:
     fixed = chosen.fixed_splits(ws) if given == "fixed" and isinstance(chosen, FixedSplits) else {}
     rows, problems = assign(program_name, cases.cases, earlier.values(), policy, fixed)
     catalog.replace(SplitAssignment, rows, expected=decided_on)
+    catalog.keep_version()
     tables = []
     if isinstance(chosen, DataTables):
         described = catalog.described_as(cases, {row.patient_id: row for row in rows})

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from med_assets import program
-from med_assets.catalog import Catalog
+from med_assets.catalog import VERSION_KIND, Catalog
 from med_assets.errors import ArtifactCorrupt, ConfigurationError
 from med_assets.landing import batches
 from med_assets.records import AnalysisResult, CaseVersion, Checkpoint, PreparedCase, Threshold
@@ -17,7 +17,7 @@ R = TypeVar("R", bound=Record)
 DERIVED = ("analysis", "confidence", "intake", "measure", "origin", "prepared", "raw", "scan", "score", "thresholds")
 """Kinds of artifacts that can be made again, as long as what they are made of is there; a training costs more."""
 
-KINDS = (*DERIVED, "checkpoint")
+KINDS = (*DERIVED, "checkpoint", VERSION_KIND)
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,8 @@ def _remedy(ws: Settings, key: str, damaged: dict[str, str]) -> tuple[bool, str]
         return _prepared(ws, key, damaged)
     if kind == "checkpoint":
         return False, "restore it from a backup; else delete its folder in the store, train again and promote again"
+    if kind == VERSION_KIND:
+        return False, "restore it from a backup: it is a dataset as it was"
     commands = {
         "analysis": "`med-assets analyse`",
         "confidence": "`med-assets evaluate`",

@@ -15,7 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from med_assets import program
-from med_assets.catalog import Catalog, refresh_tables, remove_objects, texts_of, unreferenced_objects, usable
+from med_assets.catalog import (
+    VERSION,
+    VERSION_KIND,
+    Catalog,
+    refresh_tables,
+    remove_objects,
+    texts_of,
+    unreferenced_objects,
+    usable,
+)
 from med_assets.errors import ArtifactMissing, ConfigurationError, LockHeld
 from med_assets.evaluation.predicting import prediction_key
 from med_assets.evaluation.scoring import score_keys
@@ -180,13 +189,15 @@ def _keys_in(folder: Path) -> set[str]:
 
 
 def _owners(ws: Settings) -> dict[str, str]:
-    """Program and experiment of each checkpoint in the store, the program alone of prepared cases and their files."""
+    """Program and experiment of each checkpoint in the store, the program alone of prepared cases, their files and versions of datasets."""
     owners = {}
     for key in ws.store.keys("checkpoint"):
         texts = ws.store.texts(key, ".json")
         owners[key] = (
             f"{_field(texts.get('provenance.json'), 'program')}/{_field(texts.get('experiment.json'), 'name')}"
         )
+    for key in ws.store.keys(VERSION_KIND):
+        owners[key] = _field(ws.store.texts(key, VERSION).get(VERSION), "program")
     for name in program.registered():
         catalog = Catalog(ws, name)
         owners |= {row.artifact: name for row in catalog.prepared()} | {
@@ -211,7 +222,7 @@ def _of_dataset_versions(ws: Settings) -> set[str]:
     found: set[str] = set()
     for key in ws.store.keys("dataset"):
         with ws.store.files(key) as folder:
-            for path in folder.glob("*.parquet"):
+            for path in folder.rglob("*.parquet"):
                 rows = pq.read_table(path, memory_map=False)
                 columns = [rows[each.name].to_pylist() for each in rows.schema if pa.types.is_string(each.type)]
                 found |= {text for column in columns for text in column if names.ARTIFACT.fits(text)}

@@ -68,6 +68,10 @@ class ArtifactStore(Protocol):
         """Keys of all kinds, sorted."""
         ...
 
+    def published(self, kind: str) -> dict[str, float]:
+        """When each artifact of a kind was published here, seconds since the epoch, by key, sorted."""
+        ...
+
     def verify(self, key: str) -> None:
         """Read everything back; raises ArtifactCorrupt when a byte differs from the manifest."""
         ...
@@ -149,6 +153,9 @@ class LocalStore:
     def all_keys(self) -> list[str]:
         kinds = sorted(path.name for path in self.root.glob("*") if path.is_dir() and path.name != "tmp")
         return [key for kind in kinds for key in self.keys(kind)]
+
+    def published(self, kind: str) -> dict[str, float]:
+        return {key: (self._folder(key) / MANIFEST).stat().st_mtime for key in self.keys(kind)}
 
     def verify(self, key: str) -> None:
         folder = self.fetch(key)

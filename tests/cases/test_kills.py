@@ -121,7 +121,8 @@ def test_intake_killed_at_random_moments_loses_nothing_takes_nothing_twice_and_l
     expected_files, expected_rows = content(undisturbed)
     files, rows = content(workspace)
     assert rows == expected_rows
-    assert {name: value for name, value in files.items() if not name.startswith("intake/")} == {
-        name: value for name, value in expected_files.items() if not name.startswith("intake/")
+    # Versions of the dataset are what it was between kills.
+    assert {name: value for name, value in files.items() if not name.startswith(("intake/", "dataset/"))} == {
+        name: value for name, value in expected_files.items() if not name.startswith(("intake/", "dataset/"))
     }
     assert len(rows["dataset"]) == 2 * KILLS * PATIENTS

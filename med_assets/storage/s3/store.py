@@ -183,11 +183,18 @@ class S3Store:
     def all_keys(self) -> list[str]:
         return self._keys("manifests/")
 
+    def published(self, kind: str) -> dict[str, float]:
+        return self._listed(f"manifests/{kind}/")
+
     def _keys(self, under: str) -> list[str]:
-        start = self.location.key("manifests/")
+        return list(self._listed(under))
+
+    def _listed(self, under: str) -> dict[str, float]:
+        """When each manifest was written, by key."""
+        first = self.location.key("manifests/")
         with in_words("listing the store"):
-            found = [one.key for one in pages(self.client, self.location, under)]
-        return sorted(key.removeprefix(start).removesuffix(".json") for key in found)
+            found = {one.key: one.modified for one in pages(self.client, self.location, under)}
+        return {key.removeprefix(first).removesuffix(".json"): found[key] for key in sorted(found)}
 
     def verify(self, key: str) -> None:
         if self.local.has(key):
