@@ -15,11 +15,11 @@ from getpass import getuser
 from pathlib import Path
 from typing import Any
 
-from med_assets.deidentification.chain import chain_of, file_name
+from med_assets.deidentification.chain import chain_of
 from med_assets.errors import ConfigurationError
 from med_assets.settings import Settings, Workspace
 from med_assets.storage.escaping import visible
-from med_assets.storage.files import canonical_json, digest, file_sha256, read_json
+from med_assets.storage.files import canonical_json, digest, read_json
 from med_assets.storage.locks import alone
 
 FIRST = "0" * 64
@@ -107,19 +107,15 @@ def append(ws: Settings, entry: Entry) -> None:
     key = signing_key(ws)
     about, says = digest(entry.kind, entry.program, entry.subject), digest(dict(entry.content))
     chain = chain_of(ws)
-    while True:
-        paths = chain.paths()
-        same = [path for path in paths if path.stem.split("-")[1] == about]
-        if same and same[-1].stem.split("-")[2] == says:
-            return
-        number, previous = (int(paths[-1].stem[:8]) + 1, _hash_of(paths[-1])) if paths else (1, FIRST)
-        entry = replace(entry, number=number, previous=previous)
+    while chain.last_says(about) != says:
+        number, previous = chain.last() or (0, FIRST)
+        entry = replace(entry, number=number + 1, previous=previous)
         entry = replace(entry, hash=entry.expected_hash())
         entry = replace(entry, signature=signed(key, entry.hash))
-        if chain.add(entry.number, file_name(entry.number, about, says), asdict(entry)):
-            break
-    signature = signed(key, f"head {entry.number} {entry.hash}")
-    chain.write_head({"number": entry.number, "hash": entry.hash, "signature": signature})
+        if chain.add(entry.number, about, says, asdict(entry)):
+            signature = signed(key, f"head {entry.number} {entry.hash}")
+            chain.write_head({"number": entry.number, "hash": entry.hash, "signature": signature})
+            return
 
 
 def entries(ws: Settings) -> Iterator[Entry]:
@@ -164,14 +160,6 @@ def _missing_at_end(ws: Settings, key: bytes, n: int, last: str) -> list[Broken]
     if number < n - 1 or (number == n and of != last):
         return [Broken(n, "the head of the chain names another last entry")]
     return []
-
-
-def _hash_of(path: Path) -> str:
-    """Hash of an entry; that of its file where it can't be read, which stops no work, and `verify` says so."""
-    try:
-        return read_entry(path).hash
-    except ConfigurationError:
-        return file_sha256(path)
 
 
 def read_entry(path: Path) -> Entry:

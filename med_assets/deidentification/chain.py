@@ -1,12 +1,14 @@
 """Where the entries of the audit trail lie: files below `audit/` of the home, or objects of a log in the bucket of a shared home.
 
     PREFIX/audit/log/000000000001.json     an entry, written once at its number with `If-None-Match: *`
+    PREFIX/audit/about/HASH.json           number of the last entry about something: a step that is done again records nothing
     PREFIX/audit/head.json                 number and hash of the last entry, signed
     PREFIX/audit/waiting.json              the entry whose row is being written; `{}` when there is none
 
 What an entry says, and whether it is right, `audit_trail` knows; here are bytes under numbers.
 """
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +18,7 @@ from typing import Any, Protocol
 
 from med_assets.errors import ConfigurationError, LockLost, RemoteFailed
 from med_assets.settings import Settings
-from med_assets.storage.files import canonical_json, digest, read_json, write_json
+from med_assets.storage.files import canonical_json, digest, file_sha256, read_json, write_json
 from med_assets.storage.s3 import conditional
 from med_assets.storage.s3.bucket import Location
 from med_assets.storage.s3.log import WRITER, Entry, Log, side_by_side
@@ -42,8 +44,16 @@ class Chain(Protocol):
         """The files, oldest first, up to now; `anew` trusts no copy of this machine. A file that can't be an entry is there too."""
         ...
 
-    def add(self, number: int, name: str, content: Mapping[str, Any]) -> bool:
-        """Write an entry; False when another has its number by now."""
+    def last(self) -> tuple[int, str] | None:
+        """Number and hash of the last entry, of one that can't be read the hash of its bytes; None where there is none."""
+        ...
+
+    def last_says(self, about: str) -> str | None:
+        """What the last entry about something says, as hash; None where there is none."""
+        ...
+
+    def add(self, number: int, about: str, says: str, content: Mapping[str, Any]) -> bool:
+        """Write an entry, after `last_says` was asked; False when another has its number by now."""
         ...
 
     def head(self) -> Mapping[str, Any] | None:
@@ -84,8 +94,16 @@ class FolderChain:
     def paths(self, *, anew: bool = False) -> list[Path]:
         return _files(self.folder)
 
-    def add(self, number: int, name: str, content: Mapping[str, Any]) -> bool:
-        write_json(self.folder / name, content)
+    def last(self) -> tuple[int, str] | None:
+        paths = self.paths()
+        return (int(paths[-1].stem[:8]), _hash_of(paths[-1])) if paths else None
+
+    def last_says(self, about: str) -> str | None:
+        same = [says for _, of, says in (path.stem.split("-") for path in self.paths()) if of == about]
+        return same[-1] if same else None
+
+    def add(self, number: int, about: str, says: str, content: Mapping[str, Any]) -> bool:
+        write_json(self.folder / file_name(number, about, says), content)
         return True
 
     def head(self) -> Mapping[str, Any] | None:
@@ -132,6 +150,7 @@ class BucketChain:
         self.log = _AnyContent(client, Location(location.bucket, location.key("log")))
         self._checked = False
         self._waiting_etag: str | None = None
+        self._last_about: dict[str, int] = {}
 
     def paths(self, *, anew: bool = False) -> list[Path]:
         log, there = self.log, _files(self.folder)
@@ -162,23 +181,60 @@ class BucketChain:
         """What was appended."""
         return {name: value for name, value in entry.content.items() if name != WRITER}
 
+    @classmethod
+    def about(cls, entry: Entry) -> str:
+        """Hash of what an entry is about."""
+        content = cls.content(entry)
+        return digest(*(content.get(name, "") for name in ("kind", "program", "subject")))
+
+    @classmethod
+    def says(cls, entry: Entry) -> str:
+        """Hash of what an entry says."""
+        says = cls.content(entry).get("content")
+        return digest(dict(says) if isinstance(says, Mapping) else says)
+
     def _name(self, entry: Entry) -> str:
-        content = self.content(entry)
-        says = content.get("content")
-        return file_name(
-            entry.number,
-            digest(*(content.get(name, "") for name in ("kind", "program", "subject"))),
-            digest(dict(says) if isinstance(says, Mapping) else says),
-        )
+        return file_name(entry.number, self.about(entry), self.says(entry))
 
     def _copy(self, entry: Entry) -> None:
         write_json(self.folder / self._name(entry), self.content(entry), durable=False)
 
-    def add(self, number: int, name: str, content: Mapping[str, Any]) -> bool:
+    def last(self) -> tuple[int, str] | None:
+        head = self.head()
+        if head is None:  # of an empty chain, or one whose head was removed: a few requests find its end
+            number = self.log.newest()
+            newest = [entry] if (entry := self.log.read(number)) is not None else []
+        else:
+            number, newest = self.number(head), list(self.log.newer(self.number(head)))
+        if not newest:
+            return (number, str(head.get("hash", ""))) if head else None
+        return newest[-1].number, self._hash(newest[-1])
+
+    def _hash(self, entry: Entry) -> str:
+        content = self.content(entry)
+        return str(content.get("hash") or hashlib.sha256(canonical_json(content).encode()).hexdigest())
+
+    def last_says(self, about: str) -> str | None:
+        """Of the entry that `about/ABOUT.json` points to; it is written before the entry is, so it names the one before too."""
+        found = conditional.get(self.client, self.location, _pointer(about))
+        pointer = _parsed(found.content) if found else {}
+        for number in (pointer.get("number"), pointer.get("before")):
+            entry = self.log.read(number) if isinstance(number, int) and number > 0 else None
+            if entry is not None and self.about(entry) == about:
+                self._last_about[about] = entry.number
+                return self.says(entry)
+        self._last_about.pop(about, None)
+        return None
+
+    def add(self, number: int, about: str, says: str, content: Mapping[str, Any]) -> bool:
         conditional.require(self.client, self.location)
-        entry, added = self.log.append(content, number)
-        self._copy(entry)
-        return added
+        self.point(about, number, self._last_about.get(about, 0))
+        return self.log.append(content, number)[1]
+
+    def point(self, about: str, number: int, before: int) -> None:
+        """Say which entry is the last about something, and which was until now."""
+        content = canonical_json({"number": number, "before": before}).encode()
+        conditional.put(self.client, self.location, _pointer(about), content)
 
     def head(self) -> Mapping[str, Any] | None:
         found = conditional.get(self.client, self.location, HEAD)
@@ -222,6 +278,18 @@ class BucketChain:
                 "was paused or without network; nothing was written: give the same command again"
             )
         self.waiting()
+
+
+def _pointer(about: str) -> str:
+    return f"about/{about}.json"
+
+
+def _hash_of(path: Path) -> str:
+    """Hash of the entry in a file; that of the file where it can't be read, which stops no work, and `verify` says so."""
+    try:
+        return str(read_json(path)["hash"])
+    except (ValueError, TypeError, KeyError):
+        return file_sha256(path)
 
 
 def file_name(number: int, about: str, says: str) -> str:
@@ -269,6 +337,8 @@ def share_chain(ws: Settings) -> None:
             f"expected an audit trail in {shared.location} that goes on from this home's, got another one; two homes can't be one: "
             "give MED_ASSETS_STORE an empty prefix"
         )
+    last = {path.stem.split("-")[1]: int(path.stem.split("-")[0]) for path in own.paths()}
+    side_by_side(lambda about: shared.point(about, last[about], 0), last)
     if (head := own.head()) is not None:
         shared.write_head(head)
     if (waiting := own.waiting()) is not None and shared.waiting() is None:

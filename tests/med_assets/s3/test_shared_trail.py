@@ -57,6 +57,21 @@ def test_entries_of_two_machines_are_one_chain_and_what_is_done_again_is_recorde
     assert not (a.home / FOLDER).exists()
 
 
+def test_a_machine_that_records_reads_no_other_entries(machines: tuple[Workspace, Workspace], faults: Faults) -> None:
+    a, b = machines
+    for number in range(20):
+        record(a, Kind.BATCH, P, str(number), {"n": number})
+    faults.done.clear()
+    record(b, Kind.BATCH, P, "another", {})
+    assert faults.done["GET object"] <= 8
+    for subject, content in (("3", {"n": 3}), ("another", {})):
+        record(b, Kind.BATCH, P, subject, content)
+    record(b, Kind.BATCH, P, "3", {"n": 4})
+    record(a, Kind.BATCH, P, "3", {"n": 3})
+    assert [entry.subject for entry in entries(a)][20:] == ["another", "3", "3"]
+    assert verify(a) == []
+
+
 def test_machines_that_record_at_the_same_time_leave_one_chain(machines: tuple[Workspace, Workspace]) -> None:
     def record_some(number: int) -> None:
         for each in range(4):
@@ -153,6 +168,8 @@ def test_the_chain_of_one_machine_goes_on_in_the_bucket(
     record(b, Kind.BATCH, P, "later", {})
     assert [entry.subject for entry in entries(b)] == ["0", "1", "2", "later"]
     assert list(entries(b))[:3] == list(entries(own))
+    record(b, Kind.BATCH, P, "1", {"n": 1})
+    assert len(list(entries(a))) == 4
     assert verify(a) == []
     other = replace(b, store_location=None)
     record(other, Kind.BATCH, P, "of another home", {})
