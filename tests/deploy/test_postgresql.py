@@ -23,7 +23,7 @@ from assets import build_program, jobs, keys
 from assets.pools import make_pools
 from med_assets.landing import batches
 from med_assets.settings import Workspace
-from resources import WorkspaceResource, alive
+from resources import WorkspaceResource, alive, retention
 from sensors import observe, runs
 from sensors.intake import intake_sensor
 from sensors.observe import SAME_TIME_S
@@ -318,3 +318,50 @@ def test_the_code_location_is_a_server_that_variables_name(
         entry = found.create_request_context().get_location_entry(jobs.LOCATION)
     assert entry is not None
     assert entry.load_error is not None, "nobody listens there"
+
+
+def test_logs_of_old_runs_go_and_what_sensors_decide_by_stays(
+    instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @dg.asset(check_specs=[dg.AssetCheckSpec("whole", asset="dataset", blocking=True)])
+    def dataset(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        context.log.info("a line of the log")
+        return dg.MaterializeResult(data_version=dg.DataVersion("v1"), check_results=[dg.AssetCheckResult(passed=True)])
+
+    done = dg.materialize([dataset], instance=instance, tags={runs.STATE_TAG: "one"})
+    going = _run(instance)
+    instance.report_engine_event("at work", going)
+    output = Path(instance.storage_directory(), done.run_id, "compute_logs")
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "dataset.out").write_text("text")
+
+    gate = dg.AssetCheckKey(dg.AssetKey("dataset"), "whole")
+    tomorrow = time.time() + 86_400
+
+    def decided_by() -> list[object]:
+        event = instance.get_latest_materialization_event(dg.AssetKey("dataset"))
+        tags = event.asset_materialization.tags if event and event.asset_materialization else None
+        return [
+            tags,
+            runs.evaluation(instance, gate),
+            runs.tries(instance, "one", runs.STATE_TAG),
+            runs.unfinished(instance),
+        ]
+
+    before, n_events = decided_by(), len(instance.all_logs(done.run_id))
+    assert retention.find(instance, 30) == retention.Old(0, ())
+    found = retention.remove(instance, 0.5, now=tomorrow)
+    assert found.folders == (output,)
+    assert not output.exists()
+    left = [one.dagster_event_type for one in instance.all_logs(done.run_id)]
+    assert len(left) == n_events - found.n_events
+    assert dg.DagsterEventType.STEP_START not in left
+    assert {dg.DagsterEventType.ASSET_MATERIALIZATION, dg.DagsterEventType.RUN_SUCCESS} <= {*left}
+    assert decided_by() == before
+    assert len(instance.all_logs(going.run_id)) == 1, "its run goes on"
+
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "dagster"))
+    retention.main(["--days", "30"])
+    assert "would remove, with --delete: 0 events" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="expected at least 1 day, got 0"):
+        retention.main(["--days", "0"])
