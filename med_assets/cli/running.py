@@ -4,6 +4,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from functools import partial
 from io import TextIOBase
 from typing import TYPE_CHECKING, TextIO
 
@@ -179,7 +180,9 @@ def _perform_for(request: "Request", reporter: "Reporter") -> None:
     with alone(ws, f"run-{asked.id}"), silence(), _shown_progress(reporter):
         if not reporter.done():
             # A process elsewhere has no launcher but its own machine.
-            reporter.succeed(perform(ws, request, launch(ws, "local") if asked.through_bucket else None))
+            own = launch(ws, "local" if asked.through_bucket else None)
+            tell = {"epoch": reporter.epoch} if request.stage is Stage.TRAIN else {}
+            reporter.succeed(perform(ws, request, partial(own, **tell)))
 
 
 @contextmanager

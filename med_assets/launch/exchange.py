@@ -4,6 +4,7 @@
         request.json          what is asked, as it was submitted last
         heartbeat.json        a count that grows while the process lives, and how far it is
         log.txt               what it prints
+        history.csv           the epochs of its training
         result/  result.json  its outcome (`storage.outcome_files`) or its error; result.json is written last
 
 Where the process sees another disk, the same goes through the bucket of the home, below `runs/ID/`:
@@ -12,22 +13,26 @@ Where the process sees another disk, the same goes through the bucket of the hom
     TOKEN/request.json        the same of each submission, for its process
     TOKEN/heartbeat.json      as above, with the number of pieces of the log, and whether there is a result
     TOKEN/log/NNNNNN          pieces of the log, from 1
+    TOKEN/history.csv         as above
     TOKEN/result/NAME, TOKEN/result.json
 
 Objects are read by their keys, and nothing is listed. TOKEN is of one submission, so that what an earlier one writes late is never read.
 """
 
+import csv
+import io
 import json
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from med_assets.errors import ConfigurationError, RemoteFailed, StageFailed
+from med_assets.errors import ConfigurationError, MedAssetsError, RemoteFailed, StageFailed
+from med_assets.launch.follow import HISTORY
 from med_assets.launch.jobs import KIND, LOG, RESULT, Kind
 from med_assets.launch.stage_request import Asked
 from med_assets.storage.files import replacing, write_json, write_text
@@ -46,6 +51,9 @@ HEARTBEAT_S = 15.0
 
 LOG_S = 2.0
 """Least time between two pieces of a log, s."""
+
+KEPT_DAYS = 7.0
+"""Age from which what is left of a stage that nobody asks for any more is removed, days; it is a log and a result that were read, or never will be."""
 
 SILENT_S = 10 * HEARTBEAT_S
 """A process without a heartbeat for so long counts as silent, s; nothing else follows from it."""
@@ -122,7 +130,7 @@ class Asker:
     def __init__(self, ws: "Settings", asked: Asked) -> None:
         self.asked, self.folder = asked, ws.runs / asked.id
         self._objects = Objects(ws, asked.id) if asked.through_bucket else None
-        self._pieces, self._beat, self._beat_at = 0, -1, time.monotonic()
+        self._pieces, self._epochs, self._beat, self._beat_at = 0, 0, -1, time.monotonic()
         self.silent_s = 0.0
         """How long no heartbeat came, s, by the clock of this machine."""
 
@@ -149,7 +157,7 @@ class Asker:
     def _clear(self) -> None:
         (self.folder / RESULT).unlink(missing_ok=True)
         shutil.rmtree(self.folder / FILES, ignore_errors=True)
-        for name in (HEARTBEAT, LOG):
+        for name in (HEARTBEAT, LOG, HISTORY):
             (self.folder / name).unlink(missing_ok=True)
 
     def refresh(self, last: bool = False) -> None:
@@ -161,6 +169,7 @@ class Asker:
             beat = json.loads(self._objects.get(f"{self.asked.token}/{HEARTBEAT}") or b"{}")
             self._heard(beat)
             self._fetch_log(int(beat.get("pieces", 0)), last)
+            self._fetch_epochs(int(beat.get("epochs", 0)))
             if (beat.get("finished") or last) and not (self.folder / RESULT).is_file():
                 self._fetch_result()
         except RemoteFailed:
@@ -181,6 +190,13 @@ class Asker:
             with (self.folder / LOG).open("ab") as log:
                 log.write(piece)
             self._pieces += 1
+
+    def _fetch_epochs(self, epochs: int) -> None:
+        assert self._objects is not None
+        if epochs != self._epochs and (content := self._objects.get(f"{self.asked.token}/{HISTORY}")) is not None:
+            with replacing(self.folder / HISTORY, durable=False) as path:
+                path.write_bytes(content)
+            self._epochs = epochs
 
     def _fetch_result(self) -> None:
         assert self._objects is not None
@@ -206,11 +222,10 @@ class Asker:
         """Remove from the bucket what was fetched; a failure leaves it there, and nobody reads it."""
         if self._objects is None:
             return
-        content = json.loads((self.folder / RESULT).read_bytes())
-        token = self.asked.token
+        content, token = _read(self.folder / RESULT), self.asked.token
         names = [_piece(token, number) for number in range(1, self._pieces + 1)]
         names += [f"{token}/{FILES}/{name}" for name in _files(content)]
-        names += [f"{token}/{name}" for name in (RESULT, HEARTBEAT, REQUEST)]
+        names += [f"{token}/{name}" for name in (RESULT, HEARTBEAT, HISTORY, REQUEST)]
         try:
             last = self._objects.get(REQUEST)
             if last is not None and Asked.of(json.loads(last)).token == token:
@@ -232,8 +247,34 @@ def _files(content: Mapping[str, Any]) -> list[str]:
     return found
 
 
+def _table(epochs: Sequence[Mapping[str, float]]) -> str:
+    """Epochs as `follow.Progress` reads them; what an epoch has no number for stays empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for epoch in epochs for name in epoch)))
+    writer.writeheader()
+    writer.writerows(epochs)
+    return text.getvalue()
+
+
 def _read(path: Path) -> Mapping[str, Any]:
     return dict(json.loads(path.read_bytes())) if path.is_file() else {}
+
+
+def remove_old(ws: "Settings", runs: Callable[[Path], bool]) -> int:
+    """Remove what is left of stages that were asked for long ago and do not run, here and in the bucket; returns how many."""
+    removed = 0
+    for request in ws.runs.glob(f"*/{REQUEST}"):
+        if time.time() - request.stat().st_mtime < KEPT_DAYS * 86400 or runs(request.parent):
+            continue
+        asker = Asker(ws, Asked.of(_read(request)))
+        try:
+            asker.refresh(last=True)
+            asker.end()
+        except (MedAssetsError, OSError, ValueError):
+            continue  # the next one tries again
+        shutil.rmtree(request.parent, ignore_errors=True)
+        removed += 1
+    return removed
 
 
 class Reporter:
@@ -242,8 +283,10 @@ class Reporter:
     def __init__(self, ws: "Settings", asked: Asked) -> None:
         self.asked, self.folder = asked, ws.runs / asked.id
         self._objects = Objects(ws, asked.id) if asked.through_bucket else None
-        self._lock, self._over = threading.Lock(), threading.Event()
+        self._lock, self._sending, self._over = threading.Lock(), threading.Lock(), threading.Event()
         self._waiting: list[str] = []
+        self._epochs: list[Mapping[str, float]] = []
+        self._sent_epochs = 0
         self._pieces = self._count = 0
         self._progress = ""
         self._finished = False
@@ -277,6 +320,11 @@ class Reporter:
             with self._lock:
                 self._waiting.append(text)
 
+    def epoch(self, numbers: Mapping[str, float]) -> None:
+        """Say with the next heartbeat that an epoch of the training ended, with its numbers."""
+        with self._lock:
+            self._epochs.append(dict(numbers))
+
     def progress(self, text: str) -> None:
         """Say with the next heartbeat how far the stage is."""
         self._progress = text
@@ -291,14 +339,25 @@ class Reporter:
                 return
 
     def _send(self, *, beat: bool) -> bool:
-        """Send the next piece, and a heartbeat where it is due or there was a piece. What can't be sent now is sent later."""
-        if self._objects is None:
-            return beat and self._write_beat()
+        """Send what is new, and a heartbeat where it is due or something was new. What can't be sent now is sent later."""
+        with self._sending:
+            return self._send_new(beat)
+
+    def _send_new(self, beat: bool) -> bool:
         with self._lock:
             text, self._waiting = "".join(self._waiting), []
-        if not (text or beat):
+            epochs = self._epochs[:] if len(self._epochs) > self._sent_epochs else []
+        if self._objects is None:
+            if epochs:
+                write_text(self.folder / HISTORY, _table(epochs), durable=False)
+                self._sent_epochs = len(epochs)
+            return beat and self._write_beat()
+        if not (text or beat or epochs):
             return False
         try:
+            if epochs:
+                self._objects.put(f"{self.asked.token}/{HISTORY}", _table(epochs).encode())
+                self._sent_epochs = len(epochs)
             if text:
                 self._objects.put(_piece(self.asked.token, self._pieces + 1), text.encode())
                 self._pieces, text = self._pieces + 1, ""
@@ -310,7 +369,13 @@ class Reporter:
 
     def _write_beat(self) -> bool:
         self._count += 1
-        beat = {"count": self._count, "pieces": self._pieces, "progress": self._progress, "finished": self._finished}
+        beat = {
+            "count": self._count,
+            "pieces": self._pieces,
+            "epochs": self._sent_epochs,
+            "progress": self._progress,
+            "finished": self._finished,
+        }
         if self._objects is None:
             with replacing(self.folder / HEARTBEAT, durable=False) as path:
                 path.write_bytes(_json(beat))
@@ -329,6 +394,7 @@ class Reporter:
         self._end({"error": write_error(error)})
 
     def _end(self, content: Mapping[str, Any]) -> None:
+        self._send(beat=True)  # whoever sees the result has all that came before it
         # Not sorted: people see counts and tables in this order.
         result = json.dumps(content, allow_nan=False).encode()
         if self._objects is None:

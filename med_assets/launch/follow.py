@@ -162,9 +162,15 @@ def _number(text: str | None) -> float | None:
 
 
 def finish(
-    job: Path, default: str = "local", asked: str | None = None, resume: str = "auto", poll_s: float = 1.0
+    job: Path,
+    default: str = "local",
+    asked: str | None = None,
+    resume: str = "auto",
+    poll_s: float = 1.0,
+    epoch: Callable[[Mapping[str, float]], None] = lambda numbers: None,
 ) -> None:
-    """Run a job to its result and print its progress on stderr; the launcher is chosen as in `configuration.choose`.
+    """Run a job to its result and print its progress on stderr; the launcher is chosen as in `configuration.choose`. `epoch` gets the
+    numbers of each epoch.
 
     Ctrl-C cancels a process of this machine that was started here, which then saves what it has, and leaves all else running. Raises
     TrainingStopped when it was killed or asked to stop and goes on from what it saved last, LaunchFailed when it can't be started or
@@ -193,6 +199,8 @@ def finish(
                         print(event.state.message, file=sys.stderr)
                     case LogLine():
                         print(event.text, file=sys.stderr)
+                    case EpochEnded():
+                        epoch(event.numbers)
                     case Unfinished() if event.state.phase is Phase.RESUMABLE:
                         raise TrainingStopped(
                             f"{event.state.message}; give the same command again to go on from what it saved last; "

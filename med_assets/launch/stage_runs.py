@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 
 from med_assets.errors import ConfigurationError, LaunchFailed, TrainingStopped
 from med_assets.experiments import policies
-from med_assets.launch.configuration import IN_PROCESS, Launch, StageLaunch, configured, running
-from med_assets.launch.exchange import SILENT_S, Asker, read_request
+from med_assets.launch.configuration import IN_PROCESS, Launch, StageLaunch, configured, running, runs
+from med_assets.launch.exchange import SILENT_S, Asker, read_request, remove_old
 from med_assets.launch.follow import Event, Finished, LogLine, Unfinished, follow
 from med_assets.launch.launcher import Handle, Launcher, Phase
 from med_assets.launch.stage_request import Asked, Basis, Request
@@ -120,6 +120,7 @@ def run_stage(
     """
     basis = Basis.of(ws, request.program)
     run_id = request.id(ws, basis)
+    remove_old(ws, runs)
     fresh = Asked(request, run_id, "", basis, inputs or "", not launcher.shares_folder)
     while True:
         # Of several that ask at once, on any machine, one submits and the others find its job.

@@ -154,6 +154,10 @@ def test_a_batch_goes_through_the_graph_on_two_nodes_of_which_one_dies(
             for event in learned.get_asset_materialization_events()
             if event.asset_key
         }
+        observed = instance.fetch_observations(keys.experiment_key(P, EXPERIMENT, "checkpoint"), limit=10).records
+        assert [
+            one.asset_observation.metadata["training/epoch"].value for one in observed if one.asset_observation
+        ] == [0.0]
     # Nothing lost, nothing twice: what one machine that was never disturbed has.
     shared.lake.refresh()
     names = sorted(case.case_id for case in Catalog(shared, P).case_versions(batch))

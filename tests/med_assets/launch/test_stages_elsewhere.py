@@ -12,9 +12,9 @@ import pytest
 from med_assets.catalog import Catalog
 from med_assets.errors import ConfigurationError, StageFailed, TrainingStopped
 from med_assets.launch import stage_runs
-from med_assets.launch.exchange import REQUEST, Objects
-from med_assets.launch.follow import Event, LogLine, Submitted
-from med_assets.launch.jobs import LOG
+from med_assets.launch.exchange import REQUEST, Asker, Objects, Reporter, remove_old
+from med_assets.launch.follow import EpochEnded, Event, LogLine, Progress, Submitted
+from med_assets.launch.jobs import LOG, RESULT
 from med_assets.launch.launcher import Handle
 from med_assets.launch.local import LocalLauncher, running
 from med_assets.launch.stage_request import Asked, Basis, Request
@@ -190,6 +190,49 @@ def test_what_goes_elsewhere_has_no_secret_and_no_place(shared: Workspace, tmp_p
     for name in ("MED_ASSETS_PSEUDONYM_KEY", "AWS_SECRET_ACCESS_KEY", "MED_ASSETS_HOME"):
         assert os.environ[name] not in text
         assert name not in sent
+
+
+@pytest.mark.parametrize("through_bucket", [True, False])
+def test_epochs_of_a_training_within_a_stage_arrive_once_and_before_its_result(
+    shared: Workspace, through_bucket: bool, tmp_path: Path
+) -> None:
+    request = Request(Stage.TRAIN, P, ("baseline",))
+    basis = Basis.of(shared, P)
+    asked = Asked(request, request.id(shared, basis), "1" * 16, basis, through_bucket=through_bucket)
+    asker = Asker(shared, asked)
+    asker.begin()
+    progress = Progress(asker.folder)
+    node = Workspace.from_env(os.environ | {"MED_ASSETS_HOME": str(tmp_path / "node")}) if through_bucket else shared
+    reporter = Reporter(node, asked)
+    with reporter.reporting():
+        reporter.epoch({"epoch": 0.0, "train/loss": 1.0})
+        reporter.epoch({"epoch": 1.0, "train/loss": 0.5, "val_mae_gy": 3.25})
+        reporter.fail(ConfigurationError("expected more"))
+        asker.refresh(last=True)
+        found = [event.numbers for event in progress.new() if isinstance(event, EpochEnded)]
+        assert (asker.folder / RESULT).is_file()
+    assert found == [{"epoch": 0.0, "train/loss": 1.0}, {"epoch": 1.0, "train/loss": 0.5, "val_mae_gy": 3.25}]
+    asker.refresh(last=True)
+    assert [event for event in progress.new() if isinstance(event, EpochEnded)] == []
+
+
+def test_what_is_left_of_old_stages_is_removed_here_and_in_the_bucket(shared: Workspace) -> None:
+    request = Request(Stage.DATASET, P)
+    basis = Basis.of(shared, P)
+    asked = Asked(request, request.id(shared, basis), "1" * 16, basis, through_bucket=True)
+    Asker(shared, asked).begin()
+    reporter = Reporter(shared, asked)
+    with reporter.reporting():
+        reporter.log("a line\n")
+        reporter.fail(ConfigurationError("expected a case, got none"))
+    assert len(names_of(shared, request)) == 5  # two requests, heartbeat, log and result
+    assert remove_old(shared, lambda folder: False) == 0
+    path = shared.runs / asked.id / REQUEST
+    os.utime(path, (0, 0))
+    assert remove_old(shared, lambda folder: True) == 0
+    assert remove_old(shared, lambda folder: False) == 1
+    assert names_of(shared, request) == []
+    assert not path.parent.exists()
 
 
 def test_a_result_that_names_a_path_is_not_read(shared: Workspace) -> None:
