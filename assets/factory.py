@@ -11,6 +11,7 @@ from pydantic import Field
 from assets import batch_content, checks, keys
 from assets.metadata import metadata, value
 from med_assets import program
+from med_assets.landing import space
 from med_assets.launch.stage_request import Request
 from med_assets.launch.stages import Stage
 from med_assets.review.address import review_url
@@ -90,6 +91,8 @@ def run_stage(
     """
     program, ws = context.assets_def.key.path[0], workspace.open()
     version = {tag: text for each in read for tag, text in batch_content.read(ws, program, each).items()}
+    for warning in space.warnings(ws):
+        context.log.warning(warning)
     with logs.about(run=context.run.run_id):
         outcome = launcher.stage(context, ws, Request(stage, program, tuple(names), tuple(overrides)), version)
     return materialized(context, outcome.result, version or None, **outcome.checks)

@@ -74,6 +74,8 @@ class Settings:
     store_location: Location | None = None
     """Bucket and prefix of the store, if it is not the folder `store` of the home, which then caches it."""
     staging_gb: float = 50.0
+    quota_gb: float | None = None
+    """Space that the bucket of a shared home may take; None for any."""
     intake_file_s: float = 60.0
     """Seconds within which a file must be read at intake; large files and cases have more."""
     intake_memory_gb: float = field(default_factory=lambda: MEMORY_SHARE * memory_gb())
@@ -244,6 +246,7 @@ def _from_env(environ: Mapping[str, str]) -> dict[str, Any]:
         "landing_location": landing_location,
         "store_location": store_location,
         "staging_gb": float(environ.get("MED_ASSETS_STAGING_GB", "50")),
+        "quota_gb": float(environ["MED_ASSETS_QUOTA_GB"]) if environ.get("MED_ASSETS_QUOTA_GB") else None,
         "intake_file_s": float(environ.get("MED_ASSETS_INTAKE_FILE_S", "60")),
         "intake_memory_gb": float(environ.get("MED_ASSETS_INTAKE_MEMORY_GB", MEMORY_SHARE * memory_gb())),
         "workers": int(workers) if workers else None,

@@ -13,14 +13,12 @@ from med_assets import program
 from med_assets.capabilities import ConfigurationErrors
 from med_assets.errors import ConfigurationError, LaunchFailed, MedAssetsError
 from med_assets.experiments import configuration as experiments
+from med_assets.landing import space
 from med_assets.launch.configuration import IN_PROCESS, launcher_class
 from med_assets.reporting.card_words import card_words
 from med_assets.settings import Settings, Workspace
 
 GOOD, WARN, BAD = "ok", "warn", "bad"
-
-MIN_FREE_GB = 5.0
-"""Free space below which a home is full before long: one prepared pelvic case takes about 0.1 GB."""
 
 NEEDED = ("pydicom", "torch", "monai", "lightning", "great-expectations", "duckdb", "pyarrow", "pymedphys", "dagster")
 CODECS = ("pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "pyjpegls")
@@ -88,12 +86,10 @@ def _workspace() -> Iterator[Finding]:
     folders = [("home", ws.home)] + [("landing folder", ws.landing)] * (ws.landing_location is None)
     for label, folder in folders:
         yield _writable(label, folder)
-    existing = next(path for path in (ws.home, *ws.home.parents) if path.exists())
-    free_gb = shutil.disk_usage(existing).free / 1e9
-    advice = (
-        "" if free_gb >= MIN_FREE_GB else f"free at least {MIN_FREE_GB:g} GB, or point MED_ASSETS_HOME at a larger disk"
-    )
-    yield Finding(WARN if advice else GOOD, "disk", f"{free_gb:.1f} GB free", advice)
+    yield Finding(GOOD, "disk", f"{space.free_bytes(ws.home) / 1e9:.1f} GB free")
+    for warning in space.warnings(ws):
+        found, _, advice = warning.rpartition("; ")
+        yield Finding(WARN, "space", found, advice)
 
 
 def _launcher(name: str) -> Iterator[Finding]:

@@ -17,7 +17,7 @@ from med_assets.errors import CaseRejected, DiskFull, LandingUnreadable, ReaderF
 from med_assets.intake.reader import NOT_FINAL, RetryAlone, start_ahead
 from med_assets.intake.reading import UNPACKED, StoredCase, Task, refusal, where
 from med_assets.intake.workers import Workers, side_by_side, workers_of
-from med_assets.landing import batches
+from med_assets.landing import batches, space
 from med_assets.landing.batches import UNREADABLE
 from med_assets.landing.folder import Files
 from med_assets.records import USABLE, CaseVersion, Status
@@ -355,7 +355,8 @@ def _intake(ws: Workspace, program_name: str, batch: str) -> StageResult:
     remove_abandoned(ws.home)
     catalog = Catalog(ws, program_name)
     listed = batches.manifest(ws, program_name, batch)
-    if not catalog.has(CaseVersion, batch):
+    is_new = not catalog.has(CaseVersion, batch)
+    if is_new:
         start_ahead(ws, min(len(listed), workers_of(ws)))
     earlier = catalog.case_versions(batch)
     others = [row for row in catalog.case_versions() if row.batch < batch]
@@ -363,13 +364,17 @@ def _intake(ws: Workspace, program_name: str, batch: str) -> StageResult:
     counts: dict[str, Counts] | None = None
     present: dict[str, bool] = {}
     n_files: dict[str, int] = {}
+    n_bytes = 0
     for name, fingerprint in listed.items():
         try:
             entry = batches.read_entry(ws, program_name, name)
             present[name] = entry is not None and entry.fingerprint == fingerprint
             n_files[name] = entry.n_files if entry else 0
+            n_bytes += entry.n_bytes if entry else 0
         except LandingUnreadable:
             present[name] = True  # reading it says why not
+    if is_new:
+        space.demand(ws, program_name, batch, n_bytes)
     if all(present.values()) or not earlier:
         taking, zone = _Intake(ws, program_name, batch), ws.landing_zone(program_name)
         there = [name for name, unchanged in present.items() if unchanged]
@@ -403,6 +408,7 @@ def _intake(ws: Workspace, program_name: str, batch: str) -> StageResult:
     ):  # before the rows: a batch whose rows are there has its entry, whenever the process is killed
         _record(ws, program_name, batch, rows, counts)
     catalog.replace(CaseVersion, rows, batch)
+    space.begun_no_more(ws, program_name, batch)
     seen = {row.version for row in accepted([*earlier, *others])}
     older = {row.case_id: row.version for row in accepted(others)}
     labels = []

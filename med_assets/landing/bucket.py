@@ -150,7 +150,7 @@ class S3Landing:
     def _entry(self, name: str, members: Sequence[tuple[str, RemoteObject | None]]) -> Entry:
         seen = sorted((key, found.size, found.etag) if found else (key, 0, ABSENT) for key, found in members)
         changed = max((found.modified for _, found in members if found), default=0.0)
-        return Entry(name, digest(seen), changed, len(seen))
+        return Entry(name, digest(seen), changed, len(seen), sum(size for _, size, _ in seen))
 
     def entries(self, program: str) -> tuple[list[Entry], list[LandingUnreadable]]:
         return [self._entry(name, members) for name, members in sorted(self._members(program).items())], []

@@ -31,6 +31,8 @@ class Entry:
     fingerprint: str
     changed_at: float
     n_files: int
+    n_bytes: int = 0
+    """Bytes of its files."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ class LocalLanding:
         or all that is in it, can't be read; intake gives the reason for a part that can't.
         """
         seen: list[tuple[Any, ...]] = []
-        changed, root = 0.0, self.folder(program)
+        changed, n_bytes, root = 0.0, 0, self.folder(program)
         try:
             for path in self.files(program, name):
                 relative = path.relative_to(root).as_posix()
@@ -171,13 +173,14 @@ class LocalLanding:
                 kind = [] if stat.S_ISREG(status.st_mode) else [stat.S_IFMT(status.st_mode)]
                 seen.append((relative, status.st_size, status.st_mtime_ns, *kind))
                 changed = max(changed, status.st_mtime, status.st_ctime)
+                n_bytes += status.st_size
             if not seen and name != LOOSE:
                 changed = (root / name).stat().st_mtime
         except FileNotFoundError:
             return None
         except OSError as error:
             raise _unreadable(root, error) from None
-        return Entry(name, digest(seen), changed, len(seen)) if seen or name != LOOSE else None
+        return Entry(name, digest(seen), changed, len(seen), n_bytes) if seen or name != LOOSE else None
 
     def entries(self, program: str) -> tuple[list[Entry], list[LandingUnreadable]]:
         folder, names = self.folder(program), {LOOSE}

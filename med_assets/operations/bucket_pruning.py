@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from med_assets.landing import space
 from med_assets.operations.stored import DAY_S, KEY, Stored, why_kept
 from med_assets.settings import Settings
 from med_assets.storage import names
@@ -62,6 +63,8 @@ def examine(
         *_states(store, older_than_days, now, interrupted),
         *_runs(store, older_than_days, now, interrupted),
     ]
+    others = sum(one.size for under in ("tables", "shared", "audit") for _, one in _objects(store, under))
+    space.note_usage(store, sum(one.bytes for one in found) + others)
     seen = _seen(store)
     candidates = {one.name: seen.get(one.name, now) for one in found if not one.kept}
     conditional.put(store.client, store.location, SEEN, json.dumps(candidates, sort_keys=True).encode())

@@ -18,7 +18,7 @@ from typing import Self
 from med_assets import program
 from med_assets.catalog import Catalog, refresh_tables
 from med_assets.errors import MedAssetsError
-from med_assets.landing import batches
+from med_assets.landing import batches, space
 from med_assets.records import BatchAudit, CaseVersion, Champion, DatasetCase, PreparedCase, SplitAssignment
 from med_assets.settings import Settings
 from med_assets.storage.exposition import Family, Sample, gauge
@@ -186,15 +186,20 @@ def _text(path: Path) -> str:
 
 
 def disks(ws: Settings) -> Iterator[Family]:
-    """Size and free space of the disks of the home and, where it is a folder, of the landing zone."""
-    folders = {"home": ws.home} | ({} if ws.landing_location else {"landing": ws.landing})
+    """Size and free space of the disks that fill, and of a bucket how full it was at the last look, and its quota."""
     free, size = list[Sample](), list[Sample]()
-    for label, folder in folders.items():
-        usage = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists()))
-        free.append(Sample(usage.free, {"folder": label}))
-        size.append(Sample(usage.total, {"folder": label}))
+    for label, folder in space.folders(ws).items():
+        found = shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists()))
+        free.append(Sample(found.free, {"folder": label}))
+        size.append(Sample(found.total, {"folder": label}))
     yield Family(f"{PREFIX}disk_free_bytes", "free space of the disk that a folder is on", tuple(free))
     yield Family(f"{PREFIX}disk_size_bytes", "size of that disk", tuple(size))
+    with suppress(MedAssetsError):
+        if (used := space.usage(ws)) is not None:
+            yield gauge(f"{PREFIX}bucket_bytes", "bytes of the bucket of the home at the last look of gc", used.bytes)
+            yield gauge(f"{PREFIX}bucket_looked_at_timestamp_seconds", "when that was", used.at)
+    if ws.quota_gb is not None:
+        yield gauge(f"{PREFIX}bucket_quota_bytes", "bytes that the bucket of the home may take", ws.quota_gb * space.GB)
 
 
 def gpus() -> Iterator[Family]:
