@@ -15,9 +15,9 @@ export PATH := $(abspath $(BIN)):$(PATH)
 
 # Tests make many small files and wait until each is on the disk; in memory, where there are 8 GiB for them, nobody waits.
 IN_MEMORY := $(shell test -w /dev/shm && test "$$(df --output=avail -k /dev/shm | tail -1)" -gt 8388608 && echo /dev/shm)
-test test-fast drills: export TMPDIR := $(or $(TMPDIR),$(IN_MEMORY),/tmp)
+test test-fast drills chaos: export TMPDIR := $(or $(TMPDIR),$(IN_MEMORY),/tmp)
 
-.PHONY: help setup demo openkbp ui test test-fast drills fuzz kills lint format docs bench clean
+.PHONY: help setup demo openkbp ui test test-fast drills fuzz kills chaos lint format docs bench clean
 
 help:  ## What can be made here
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | while IFS=$$'\t' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
@@ -71,6 +71,9 @@ fuzz: setup  ## Take in N (1000) mutated files of all programs and importers and
 
 kills: setup  ## Kill intake N (100) times at random moments and compare with an undisturbed one; SEED (0) repeats a run
 	KILLS=$(or $(N),100) SEED=$(or $(SEED),0) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/cases/test_kills.py
+
+chaos: setup  ## Two machines (MACHINES) on one bucket with faults, killed at random in N (40) phases of work, compared with one undisturbed machine; SEED (0) repeats a run
+	PHASES=$(or $(N),40) SEED=$(or $(SEED),0) MACHINES=$(or $(MACHINES),2) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/med_assets/site -m drill
 
 lint: setup  ## Ruff, mypy and the import contracts
 	$(BIN)/ruff check .

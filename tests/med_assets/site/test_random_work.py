@@ -1,0 +1,76 @@
+"""Two machines on one bucket, killed at random and with faults in between, come to what one undisturbed machine comes to."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from med_assets.settings import Workspace
+from tests.med_assets.site.harness import Site, configuration, served
+from tests.med_assets.site.plan import Plan, plan
+from tests.med_assets.site.state import differences
+
+SEED = int(os.environ.get("SEED", "0"))
+PHASES = int(os.environ.get("PHASES", "3"))
+"""Phases of the long form; `make chaos N=100` for more."""
+
+MACHINES = tuple("abcdefgh"[: int(os.environ.get("MACHINES", "2"))])
+
+FAULTS = {"failing": 0.1, "truncated": 0.05, "lost": 0.01, "closing": 0.01, "lag_s": 1.0, "rate_per_s": 100.0}
+FEW_FAULTS = {"failing": 0.03, "truncated": 0.03, "closing": 0.01, "lag_s": 0.3}
+"""Those of the short form: each fault costs a wait of half a second on average before the next try."""
+
+
+Opened = Callable[[Site, str], Workspace]
+
+
+@pytest.fixture
+def opened(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Opened:
+    """The workspace of one of the machines, or of another that sees no faults."""
+
+    def open_home(site: Site, name: str) -> Workspace:
+        environ = dict(site.environ(name))
+        if site.server:
+            environ["S3_ENDPOINT_URL"] = site.server.good
+        for variable, value in environ.items():
+            monkeypatch.setenv(variable, value)
+        return Workspace.from_env()
+
+    return open_home
+
+
+def compare(
+    opened: Opened, folder: Path, chosen: Plan, kills: int, faults: Mapping[str, float], timeout_s: float
+) -> tuple[Site, list[str]]:
+    """Let one machine do the plan undisturbed, and a site with kills and faults; returns the site, and what differs."""
+    conf = configuration(folder)
+    one = Site(folder / "one", chosen, SEED, conf, names=("a",))
+    one.work(timeout_s=timeout_s)
+    settle_s = 2.0 + 2 * faults["lag_s"]  # an entry is taken when its listing no longer lags
+    with served(SEED, **faults) as server:
+        site = Site(folder / "site", chosen, SEED, conf, names=MACHINES, settle_s=settle_s, server=server)
+        site.work(kills, timeout_s=2 * timeout_s)
+        site.counts.update(server.counts())
+        return site, list(differences(opened(one, "a"), opened(site, "another")))
+
+
+@pytest.mark.slow
+def test_two_machines_that_are_killed_take_in_and_decide_what_one_does(opened: Opened, tmp_path: Path) -> None:
+    chosen = plan(SEED, 2, cases=1, models=False)
+    site, found = compare(opened, tmp_path, chosen, kills=2, faults=FEW_FAULTS, timeout_s=200)
+    assert found == []
+    assert site.counts["killed"] >= 1
+    assert site.counts["failing"] > 0
+
+
+@pytest.mark.drill
+@pytest.mark.timeout(0)
+def test_machines_that_are_killed_come_to_the_models_and_champions_of_one(
+    opened: Opened, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site, found = compare(opened, tmp_path, plan(SEED, PHASES), kills=3 * PHASES, faults=FAULTS, timeout_s=400 * PHASES)
+    with capsys.disabled():
+        print(f"\n{PHASES} phases, seed {SEED}: {site.summary()}")
+    assert found == []
+    assert site.counts["killed"] >= PHASES
