@@ -134,7 +134,7 @@ class Site:
             "MED_ASSETS_SETTLE_S": str(self.settle_s),
         }  # fmt: skip
 
-    def bring(self, drop: Drop) -> None:
+    def deliver(self, drop: Drop) -> None:
         """Let the cases of a drop arrive."""
         scratch = self.folder / f"scratch-{secrets.token_hex(4)}"
         known = {seed for drops in self.plan.drops for each in drops if each.name < drop.name for seed in each.seeds}
@@ -173,15 +173,15 @@ class Site:
     def work(self, kills: int = 0, timeout_s: float = 600.0) -> None:
         """Let the machines do the whole plan; `kills` are spread over it, each at a random moment of a random machine."""
         chance, deadline = random.Random(f"{self.seed} kills"), time.monotonic() + timeout_s
-        brought, ended, due_at = -1, set[str](), 0.0
+        delivered, ended, due_at = -1, set[str](), 0.0
         for name in self.names:
             self.start(name)
         try:
             while len(ended) < len(self.names):
-                if (phase := self.board.phase()) > brought and phase < len(self.plan.steps):
-                    brought = phase
+                if (phase := self.board.phase()) > delivered and phase < len(self.plan.steps):
+                    delivered = phase
                     for drop in self.plan.drops[phase]:
-                        self.bring(drop)
+                        self.deliver(drop)
                 time.sleep(0.05)
                 for name in self.names:
                     process = self.machines[name]

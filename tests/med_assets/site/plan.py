@@ -1,4 +1,4 @@
-"""Work of a site, planned by a seed: what people bring and decide in each phase, and the steps that this asks of the machines.
+"""Work of a site, planned by a seed: what people deliver and decide in each phase, and the steps that this asks of the machines.
 
 A step is ready when those before it are done. Within a phase machines choose among the ready ones at random, and do some again that are done;
 the next phase begins when all steps of the one before are done. So what is trained and promoted is the same whatever machine did what and when.
