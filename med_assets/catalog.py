@@ -7,7 +7,7 @@ fields, in order, for a partition: `catalog.rows(CaseVersion, batch)`.
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -328,14 +328,11 @@ class Catalog:
 
     def replace_facts(self, rows: Iterable[CaseFacts], batch: str) -> None:
         """Write the facts of a batch over those that were there."""
-        self._write_facts([replace(row, batch=batch) for row in rows], f"{self.program}/{batch}")
-
-    def _write_facts(self, rows: Iterable[CaseFacts], partition: str) -> None:
         found = [
-            {"program": self.program, "batch": row.batch, "case_id": row.case_id, "version": row.version, **row.values}
+            {"program": self.program, "batch": batch, "case_id": row.case_id, "version": row.version, **row.values}
             for row in rows
         ]
-        self._lake.write(self._facts_table, partition, found)
+        self._lake.write(self._facts_table, f"{self.program}/{batch}", found)
 
     # -- questions
 
@@ -463,14 +460,15 @@ class Catalog:
 
     # -- versions of the dataset: artifacts, each with the dataset, the splits of its patients and the facts of its cases
 
-    def keep_version(self) -> None:
-        """Keep the present dataset as it is, unless its version is kept already; an empty one is none."""
-        dataset, assignments = self.dataset(), self.assignments()
+    def keep_version(self, dataset: Dataset, assignments: Mapping[str, SplitAssignment]) -> None:
+        """Keep a dataset with these splits of its patients, unless its version is kept already; an empty one is none."""
         if not dataset.cases or self.ws.store.has(key := self._version_key(dataset.version)):
             return
         patients = sorted({case.patient_id for case in dataset.cases})
-        inside = {(case.case_id, case.version) for case in dataset.cases}
-        facts = {(row.case_id, row.version): row for row in self.facts() if (row.case_id, row.version) in inside}
+        inside = {
+            "case_id": {case.case_id for case in dataset.cases},
+            "version": {case.version for case in dataset.cases},
+        }
         assigned = [assignments[each] for each in patients if each in assignments]
         about = {
             "program": self.program,
@@ -481,10 +479,12 @@ class Catalog:
         }
         with self.ws.store.create(key) as folder:
             write_json(folder / VERSION, about, durable=False)
-            kept = Catalog(self.ws, self.program, self._version_tables(folder))
+            tables = self._version_tables(folder)
+            kept = Catalog(self.ws, self.program, tables)
             kept.replace(DatasetCase, dataset.cases)
             kept.replace(SplitAssignment, assigned)
-            kept._write_facts([facts[each] for each in sorted(facts)], self.program)
+            facts = self._lake.columns(self._facts_table, self.program, inside)
+            tables.write_columns(self._facts_table, self.program, facts)
             (folder / LOCK).unlink()
 
     def dataset_versions(self) -> list[DatasetVersion]:

@@ -240,7 +240,7 @@ def _splits(ws: Settings, program_name: str) -> StageResult:
     fixed = chosen.fixed_splits(ws) if given == "fixed" and isinstance(chosen, FixedSplits) else {}
     rows, problems = assign(program_name, cases.cases, earlier.values(), policy, fixed)
     catalog.replace(SplitAssignment, rows, expected=decided_on)
-    catalog.keep_version()
+    catalog.keep_version(cases, {row.patient_id: row for row in rows})
     tables = []
     if isinstance(chosen, DataTables):
         described = catalog.described_as(cases, {row.patient_id: row for row in rows})

@@ -118,6 +118,11 @@ class Columns(Mapping[str, list[Any]]):
     def __init__(self, table: "pa.Table") -> None:
         self._table, self._converted = table, dict[str, list[Any]]()
 
+    @property
+    def arrow(self) -> "pa.Table":
+        """The rows as they were read."""
+        return self._table
+
     def __getitem__(self, name: str) -> list[Any]:
         if name not in self._converted:
             if name not in self._table.column_names:
@@ -160,6 +165,8 @@ class Lake:
             return None
         if extra := columns.keys() - set(schema.names):
             raise ConfigurationError(f"table {table}: unknown columns {sorted(extra)}, expected {schema.names}")
+        if isinstance(columns, Columns):  # rows of a table, which need not be Python's values on the way to another
+            return columns.arrow.select(schema.names).cast(schema).combine_chunks()
         return pa.Table.from_arrays([pa.array(columns[each.name], each.type) for each in schema], schema=schema)
 
     def write(self, table: str, partition: str, rows: Iterable[Mapping[str, Any]], expected: Expected = ANY) -> str:
