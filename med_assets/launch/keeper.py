@@ -17,7 +17,7 @@ from pathlib import Path
 from med_assets.errors import LockHeld, MedAssetsError
 from med_assets.launch import jobs
 from med_assets.launch.configuration import runs
-from med_assets.launch.mirror import mirrored
+from med_assets.launch.mirror import mirrored, remove_state
 from med_assets.settings import Settings
 from med_assets.storage.files import keep_private
 from med_assets.storage.locks import alone_here
@@ -54,7 +54,7 @@ def kept(ws: Settings, job: Path, lock: str) -> Iterator[None]:
     try:
         yield
     finally:
-        goes_on = runs(job)
+        goes_on = trains(job)
         try:
             if not goes_on:
                 keeper.stdin.write(ENDED)
@@ -67,6 +67,11 @@ def kept(ws: Settings, job: Path, lock: str) -> Iterator[None]:
             keeper.wait()
 
 
+def trains(job: Path) -> bool:
+    """Whether a training still has something to do; its process ends a while after its result is there."""
+    return not (job / jobs.RESULT).is_file() and runs(job)
+
+
 def keep(ws: Settings, job: Path, lock: str) -> None:
     """Hold the lock of a training and copy its state until it ends, or until a process of this machine follows it."""
     if ws.leases is None:
@@ -77,7 +82,7 @@ def keep(ws: Settings, job: Path, lock: str) -> None:
             try:
                 # Under the lock of this machine, which a process that follows the training has.
                 with alone_here(ws, lock, wait=False, file=job / jobs.FOLLOWED) as under:
-                    if not runs(job):
+                    if not trains(job):
                         return
                     lease = stack.enter_context(ws.leases.hold(lock, wait=False, under=under))
                 break
@@ -88,8 +93,10 @@ def keep(ws: Settings, job: Path, lock: str) -> None:
                 time.sleep(POLL_S / 10)
         print(f"keeping {lock}, whose training goes on", flush=True)
         with mirrored(ws, job):
-            while runs(job) and not lease.lost:
+            while trains(job) and not lease.lost:
                 time.sleep(POLL_S)
+        if not lease.lost and ws.store.has(f"checkpoint/{job.name}"):  # whoever followed it was faster
+            remove_state(ws, job)
         print(f"{lock}: {'followed again' if lease.lost else 'the training has ended'}", flush=True)
 
 

@@ -108,8 +108,7 @@ class Mirror:
         """End; a job that stopped without a result is copied once more."""
         self._over.set()
         self._thread.join()
-        if not (self.job / RESULT).is_file():
-            self._try()
+        self._try()
 
     def _fetch(self) -> None:
         files = self.state.state.files
@@ -162,7 +161,7 @@ class Mirror:
 
     def _copy(self) -> None:
         newest = newest_step(self.job)
-        if newest is None or newest[0] <= self._copied:
+        if newest is None or newest[0] <= self._copied or (self.job / RESULT).is_file():
             return
         step, description = newest
         with TemporaryDirectory(dir=self.job, prefix=".state-") as scratch:

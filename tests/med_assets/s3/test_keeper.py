@@ -16,6 +16,7 @@ from med_assets.launch.configuration import runs
 from med_assets.launch.keeper import LOG, kept
 from med_assets.launch.launcher import Phase
 from med_assets.launch.local import LocalLauncher, running
+from med_assets.launch.mirror import mirrored
 from med_assets.settings import Settings
 from med_assets.storage.locks import alone, alone_among_machines
 from med_assets.storage.s3.bucket import Location
@@ -107,6 +108,26 @@ def test_the_lock_is_free_when_a_training_without_a_follower_ends(
     with alone_among_machines(two, job.name):
         pass
     assert [each.wait() for each in keeper._left] == [0]
+    keeper._left.clear()
+
+
+def test_a_training_that_has_its_result_is_kept_no_longer_though_its_process_has_not_ended(
+    faults: Faults, name: str, tmp_path: Path, job: Path
+) -> None:
+    one = machine(tmp_path / "one", name)
+    launcher = LocalLauncher()
+    checkpoint(job, 6)
+    with alone(one, job.name, file=job / jobs.FOLLOWED), kept(one, job, job.name):
+        handle = launcher.submit(job, ["sleep", "300"], {})
+        (job / jobs.RESULT).write_text("{}")
+    assert keeper._left == []
+    assert runs(job)
+    with mirrored(one, job):
+        pass
+    assert isinstance(one.store, S3Store)
+    assert JobState(one.store, job.name).read().files == {}
+    launcher.cancel(handle)
+    wait_until(lambda: launcher.state(handle).phase is not Phase.RUNNING)
 
 
 def test_nothing_stays_when_the_training_ends_before_its_follower(
