@@ -121,7 +121,7 @@ def _first_with(content: Any, names: tuple[str, ...]) -> Mapping[str, Any] | Non
 
 
 def _dump(database: Mapping[str, str], target: Path, environ: Mapping[str, str]) -> None:
-    command = ["pg_dump", "--format=custom", "--no-owner", "--no-privileges", f"--file={target}"]
+    command = ["pg_dump", "--no-password", "--format=custom", "--no-owner", "--no-privileges", f"--file={target}"]
     if shutil.which("pg_dump", path=environ.get("PATH")) is None:
         raise ConfigurationError(
             "expected pg_dump, since Dagster's records are in PostgreSQL, got none; install postgresql-client, or give "
@@ -132,6 +132,6 @@ def _dump(database: Mapping[str, str], target: Path, environ: Mapping[str, str])
     done = subprocess.run(command, env={**environ, **database}, capture_output=True, check=False)
     if done.returncode:
         raise LaunchFailed(
-            f"pg_dump of Dagster's database ended with status {done.returncode}; run `{' '.join(command[:4])}` with the same settings to "
+            f"pg_dump of Dagster's database ended with status {done.returncode}; run `{' '.join(command[:5])}` with the same settings to "
             "read why, or give --without-dagster"
         )
