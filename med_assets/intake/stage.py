@@ -362,29 +362,19 @@ def _intake(ws: Workspace, program_name: str, batch: str) -> StageResult:
     others = [row for row in catalog.case_versions() if row.batch < batch]
     rows: list[CaseVersion] = []
     counts: dict[str, Counts] | None = None
-    present: dict[str, bool] = {}
-    n_files: dict[str, int] = {}
-    n_bytes = 0
-    for name, fingerprint in listed.items():
-        try:
-            entry = batches.read_entry(ws, program_name, name)
-            present[name] = entry is not None and entry.fingerprint == fingerprint
-            n_files[name] = entry.n_files if entry else 0
-            n_bytes += entry.n_bytes if entry else 0
-        except LandingUnreadable:
-            present[name] = True  # reading it says why not
+    present = batches.presence(ws, program_name, listed)
     if is_new:
-        space.demand(ws, program_name, batch, n_bytes)
-    if all(present.values()) or not earlier:
+        space.demand(ws, program_name, batch, sum(one.n_bytes for one in present.values()))
+    if all(one.unchanged for one in present.values()) or not earlier:
         taking, zone = _Intake(ws, program_name, batch), ws.landing_zone(program_name)
-        there = [name for name, unchanged in present.items() if unchanged]
+        there = [name for name, one in present.items() if one.unchanged]
         entries_taken = side_by_side(
             ws,
             there,
             taking.entry,
             "taking in",
             "entries",
-            lambda name: n_files.get(name, 0),
+            lambda name: present[name].n_files,
             zone.end_fetches,
             shared=True,
         )

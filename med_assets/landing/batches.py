@@ -5,7 +5,8 @@ one entry) is taken once per content. File names can identify patients, so the m
 zone too, under `.batches/`, and only the batch's name goes further.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -24,6 +25,9 @@ from med_assets.storage.memo import Memo
 
 TIME_FORMAT = "%Y-%m-%dT%H-%M-%S"
 
+LISTED_AGAIN_S = (1.0, 2.0, 4.0)
+"""Pauses before the landing zone is listed again for entries that another machine saw there, s."""
+
 UNREADABLE = "unreadable"
 """Reason of what may read well another time, such as a folder without permission: it is tried again by the next intake."""
 
@@ -40,6 +44,40 @@ def _manifests(ws: Settings, program: str) -> Manifests:
 def read_entry(ws: Settings, program: str, name: str) -> Entry | None:
     """The entry as it is now, or None when there is none. Raises LandingUnreadable."""
     return ws.landing_zone(program).read(program, name)
+
+
+@dataclass(frozen=True)
+class Presence:
+    """Whether an entry of a batch is as it was when it was taken, and what it has; one that can't be read is, and reading it says why not."""
+
+    unchanged: bool
+    n_files: int = 0
+    n_bytes: int = 0
+
+
+def presence(ws: Settings, program: str, entries: Mapping[str, str]) -> dict[str, Presence]:
+    """How the entries of a batch are now, by name; `entries` has the fingerprint of each.
+
+    In a shared home another machine may have taken them: what this one listed is then older, and a listing may lag, so it is listed again for a few
+    seconds before an entry counts as changed.
+    """
+    for pause_s in (0.0, *LISTED_AGAIN_S, None):
+        found = {name: _presence(ws, program, name, mark) for name, mark in entries.items()}
+        if pause_s is None or ws.store_location is None or all(one.unchanged for one in found.values()):
+            break
+        time.sleep(pause_s)
+        ws.landing_zone(program).refresh()
+    return found
+
+
+def _presence(ws: Settings, program: str, name: str, fingerprint: str) -> Presence:
+    try:
+        entry = read_entry(ws, program, name)
+    except LandingUnreadable:
+        return Presence(True)
+    if entry is None:
+        return Presence(False)
+    return Presence(entry.fingerprint == fingerprint, entry.n_files, entry.n_bytes)
 
 
 def entries(ws: Settings, program: str) -> list[Entry]:

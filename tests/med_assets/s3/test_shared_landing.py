@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from med_assets.landing.folder import Entry
 from med_assets.landing.manifests import FolderLog, LoggedManifests
 from med_assets.settings import Workspace
 from med_assets.storage.files import write_json
-from med_assets.storage.s3 import local
+from med_assets.storage.s3 import bucket, local
 from med_assets.storage.s3.bucket import Location
 from tests.med_assets.s3.faults import Faults
 from tests.med_assets.stages.builders import P, phantom
@@ -269,3 +270,32 @@ def test_a_batch_that_another_machine_works_on_is_left_to_it_or_waited_for(
         results = list(threads.map(lambda ws: stages.intake(ws, P, batch), (a, b)))
     assert sorted((each.counts["new"], each.counts["reused"]) for each in results) == [(0, 1), (1, 0)]
     assert not batches.in_work(b, P, batch)
+
+
+@pytest.mark.parametrize("machine", ["bucket"], indirect=True)
+def test_an_entry_that_another_machine_saw_first_is_no_changed_one(
+    machine: Callable[[str], Workspace], faults: Faults, name: str
+) -> None:
+    a, b = (replace(machine(each), settle_s=600.0) for each in ("a", "b"))
+    assert batches.untaken(b, P) == []  # what this machine listed is taken as it is for a while
+    faults.lag_s = 60.0
+    local.upload(phantom(1), Location(name, f"landing/{P}/{PATIENT}-1"), bucket.client())
+    faults.lag_s = 0.0
+    batch = batches.take(a, P, batches.untaken(a, P), AT)
+    faults.lag_s = 60.0  # and its next listings lag
+    Timer(1.5, lambda: setattr(faults, "lag_s", 0.0)).start()
+    stages.intake(b, P, batch)
+    assert [row.status for row in Catalog(b, P).case_versions(batch)] == ["ok"]
+
+
+@pytest.mark.parametrize("machine", ["bucket"], indirect=True)
+def test_an_entry_that_changed_is_found_out_after_a_few_listings(
+    machine: Callable[[str], Workspace], good: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "LISTED_AGAIN_S", (0.01,))
+    local.upload(phantom(1), Location(name, f"landing/{P}/{PATIENT}-1"), good)
+    ws = machine("a")
+    batch = batches.take(ws, P, batches.untaken(ws, P), AT)
+    good.put_object(Bucket=name, Key=f"landing/{P}/{PATIENT}-1/more.dcm", Body=b"more")
+    stages.intake(machine("b"), P, batch)
+    assert [row.reason_code for row in Catalog(ws, P).case_versions(batch)] == ["entry_changed"]
