@@ -106,7 +106,7 @@ def restore(place: str, backup: str | None, listed: bool) -> None:
 @SECTION.command()
 @click.option("--yes", is_flag=True, help="copy; without this nothing is")
 def share(yes: bool) -> None:
-    """Copy the tables and artifacts of this home to the empty bucket that MED_ASSETS_STORE names, so that several machines share them.
+    """Copy this home to the empty bucket that MED_ASSETS_STORE names, so that several machines share it: artifacts, tables, audit trail, reports and exported predictions. Manifests of batches go to the landing zone.
 
     Nothing of this home changes. A copy that was stopped goes on with what is missing.
     """
