@@ -4,14 +4,8 @@ A stage is imported when it is first asked for: a process needs the libraries of
 reports that other machines made, and they find its own.
 """
 
-from collections.abc import Callable
-from functools import cache, wraps
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
-
-from med_assets.settings import Settings
-from med_assets.storage import logs, names
-from med_assets.storage.s3 import machines, shared_files
 
 if TYPE_CHECKING:
     from med_assets.dataset.stage import dataset, splits, up_to_date, withdraw
@@ -91,13 +85,8 @@ MODULES = {
 """Module of each stage, and its name there where it has another."""
 
 
-READ_NO_REPORTS = frozenset(
-    (
-        "accept_batch", "correct", "dataset", "debug", "intake", "plan_qa", "predict", "predict_edited", "predict_folder", "predictions",
-        "prepare", "record", "splits", "train", "up_to_date", "withdraw",
-    )
-)  # fmt: skip
-"""Stages that read nothing from the folder of reports: on a node of a cluster, which begins empty, they need not wait for it."""
+SHARING = "med_assets.cli.sharing"
+"""Module of what is done around each stage; `med-assets --help` needs none of it."""
 
 
 def __getattr__(name: str) -> Any:
@@ -106,21 +95,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, _, there = MODULES[name].partition(":")
     found = getattr(import_module(module), there or name)
-    return found if isinstance(found, type) else _sharing(name, found)
-
-
-@cache
-def _sharing(name: str, stage: Callable[..., Any]) -> Callable[..., Any]:
-    """The stage, which in a shared home finds the reports of other machines, and after which they have its own."""
-
-    @wraps(stage)
-    def run(*arguments: Any, **options: Any) -> Any:
-        ws, program, batch = (*arguments, None, None, None)[:3]
-        if not isinstance(ws, Settings) or not isinstance(program, str):
-            return stage(*arguments, **options)
-        with logs.stage(stage.__name__, program, batch if names.BATCH.fits(batch) else None):
-            machines.begin(ws)
-            with shared_files.sharing(ws, program, reads=name not in READ_NO_REPORTS):
-                return stage(*arguments, **options)
-
-    return run
+    return found if isinstance(found, type) else import_module(SHARING).sharing(name, found)
