@@ -16,6 +16,8 @@ case $target$commit in ?*/*+dirty)
   echo "build.sh: expected a commit without local changes, since an image that others pull must be found again in git" >&2
   exit 2 ;;
 esac
+# Without it podman leaves out the check of the health; docker takes no notice.
+export BUILDAH_FORMAT=docker
 "$engine" build --file deploy/images/Dockerfile --build-arg "ACCELERATOR=$accelerator" --build-arg "TORCH_INDEX=${TORCH_INDEX:-}" \
   --build-arg "COMMIT=$commit" --tag "med-assets:$tag" .
 # As it is run later: no root, nothing writable but /tmp, no network. The key is made for this check and kept nowhere.
