@@ -49,6 +49,9 @@ LONGEST_TURNS = 4
 WAITED_S = 5.0
 """Seconds after which nobody but its own thread commits what waits: that thread may have lost a lock meanwhile, and looks."""
 
+LEFT_S = 3600.0
+"""Age of files of the queue that nobody waits for any more."""
+
 LAST = "last.json"
 
 
@@ -202,6 +205,10 @@ class TableLog:
         for path in (self.folder / "log").glob("*.json"):
             if path.stem.isdecimal() and int(path.stem) < self._kept_at - TOKENS:
                 path.unlink(missing_ok=True)
+        for path in (*(self.folder / "queue").glob("*.new"), *(self.folder / "done").glob("*.json")):
+            with suppress(FileNotFoundError):  # of processes that were killed
+                if time.time() - path.stat().st_mtime > LEFT_S:
+                    path.unlink()
 
     def _checkpoint(self) -> State:
         """A late checkpoint, by the hint or without; the empty state where there is none."""
@@ -253,13 +260,18 @@ class TableLog:
         finally:
             with self._lock:
                 self._waiting -= 1
-        if due is not None:
-            self.write_checkpoint(due)
-        with self._lock:
+        # What was committed is: neither a checkpoint that can't be written now nor a look that fails makes a failure of it.
+        with suppress(RemoteFailed), self._lock:
             if self._known.number < outcome.number:
                 self._follow_here()
             if self._known.number < outcome.number:
+                self._looked_at = float("-inf")
                 self._follow()
+        if due is not None:
+            try:
+                self.write_checkpoint(due)
+            except RemoteFailed:
+                due = None
         return replace(outcome, checkpoint=due)
 
     def write_checkpoint(self, state: State) -> None:
@@ -381,7 +393,13 @@ class TableLog:
         changes = [(change.table, change.partition, change.part) for request in requests for change in request.changes]
         time_ns = max(time.time_ns(), state.time_ns + 1)
         content = entry_content(state, changes, [request.token for request in requests], time_ns)
-        entry, ours = self.log.append(content, state.number + 1, writer)
+        try:
+            entry, ours = self.log.append(content, state.number + 1, writer)
+        except RemoteFailed:
+            found = self.log.read(state.number + 1)
+            if found is None:
+                raise
+            entry, ours = found, found.writer == writer  # of all tries one may have got there
         self._apply([entry])
         with suppress(OSError, DiskFull), replacing(self._here(entry.number), durable=False) as temporary:
             temporary.write_text(canonical_json(dict(entry.content)))

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from med_assets.catalog import Catalog
@@ -89,3 +90,16 @@ def decision(number: int) -> ReaderDecision:
     return ReaderDecision(
         program=P, case_id="case", version="v", decision="comment", note=str(number), read_at="2026-01-01", reader=None
     )
+
+
+def test_files_of_partitions_lie_where_text_that_reads_them_looks(
+    workspace: Workspace, faults: Faults, name: str, tmp_path: Path
+) -> None:
+    """What the notebook of an experiment reads, in a home of one machine and in a shared one."""
+    for ws in (workspace, shared(workspace, name, tmp_path / "one")):
+        catalog = Catalog(ws, P)
+        catalog.replace(ReaderDecision, [decision(1)], "case")
+        path = ws.home / catalog.files / ReaderDecision.TABLE / f"{catalog.partition(ReaderDecision, 'case')}.parquet"
+        assert catalog.file(ReaderDecision, "case") == path
+        assert pq.ParquetFile(path).read()["note"].to_pylist() == ["1"]
+    assert Catalog(workspace, P).files == "lake"

@@ -332,6 +332,35 @@ def test_processes_that_are_killed_while_they_commit_cost_the_others_nothing(
         assert written == [f"{victim}-{number}" for number in range(len(written))]
 
 
+def test_what_was_committed_is_no_failure_when_the_checkpoint_after_it_can_not_be_written(
+    machine: Machine, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = machine()
+    for number in range(CHECKPOINT_COMMITS - 1):
+        write(lake, "p", str(number))
+
+    def fail(*_: object) -> None:
+        raise RemoteFailed("no checkpoint now")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(table_log.TableLog, "write_checkpoint", fail)
+        write(lake, "p", "committed")
+    assert texts(machine("two")) == ["committed"]
+
+
+def test_a_refusal_of_the_bucket_leaves_what_was_there(machine: Machine, faults: Faults) -> None:
+    lake = machine()
+    write(lake, "p", "x")
+    faults.read_only = True
+    with pytest.raises(RemoteFailed, match="may not do this"):
+        write(lake, "p", "y")
+    faults.read_only = False
+    assert texts(lake) == ["x"]
+    write(lake, "p", "z")
+    assert texts(machine("two")) == ["z"]
+    assert list((lake.folder / "queue").iterdir()) == []
+
+
 def test_a_conflict_between_machines_is_one(machine: Machine) -> None:
     one, two = machine("one"), machine("two")
     write(one, "p", "x")
