@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.shell_completion import CompletionItem
 
+from med_assets.cli import stages
 from med_assets.errors import ConfigurationError
 from med_assets.storage import names
 from med_assets.storage.progress import bars
@@ -208,7 +209,6 @@ def show(title: str, result: "StageResult") -> None:
 def show_dataset(ws: "Workspace", program: str, *, splits: bool = False) -> None:
     """Make the dataset anew, and the splits if asked, show both, and write the copy of the tables for DuckDB clients."""
     from med_assets.catalog import export_tables
-    from med_assets.cli import stages
 
     show("dataset", stages.dataset(ws, program))
     if splits:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from med_assets.cli import sharing, stages
+from med_assets.cli import stages
 from med_assets.cli.main import main
+from med_assets.cli.sharing import READ_NO_REPORTS
 from med_assets.errors import RemoteFailed
 from med_assets.operations import pruning
 from med_assets.settings import Workspace
@@ -270,7 +271,7 @@ def test_a_stage_that_reads_no_reports_fetches_none_and_leaves_its_own(machines:
 
 
 def test_stages_that_read_no_reports_are_stages() -> None:
-    assert stages.MODULES.keys() > sharing.READ_NO_REPORTS
+    assert stages.MODULES.keys() > READ_NO_REPORTS
 
 
 def test_the_home_of_one_machine_shares_nothing(workspace: Workspace) -> None:
