@@ -179,8 +179,8 @@ def test_a_champion_that_became_worse_stops_what_follows_it(
         "champion_regression": False,
         "challenger_accepted": True,
     }
-    with dg.build_schedule_context(instance) as of_schedule:
-        night = monitoring_schedule(P)(of_schedule, workspace=WorkspaceResource())
+    with dg.build_schedule_context(instance, resources={"workspace": WorkspaceResource()}) as of_schedule:
+        night = monitoring_schedule(P)(of_schedule)
     with dg.build_sensor_context(instance) as of_sensor:
         tick = predictions(P)(of_sensor)
     assert isinstance(night, dg.SkipReason)

@@ -39,8 +39,8 @@ def champion(ws: Workspace, experiment: str, value: float) -> None:
 
 def night(instance: dg.DagsterInstance) -> dg.RunRequest | str:
     """One tick of the schedule: the run it starts, or why it starts none."""
-    with dg.build_schedule_context(instance) as context:
-        found = monitoring_schedule(P)(context, workspace=WorkspaceResource())
+    with dg.build_schedule_context(instance, resources={"workspace": WorkspaceResource()}) as context:
+        found = monitoring_schedule(P)(context)
     if isinstance(found, dg.SkipReason):
         return found.skip_message or ""
     assert isinstance(found, dg.RunRequest)
