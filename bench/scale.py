@@ -182,7 +182,7 @@ def _cpu_s() -> float:
     return sum(one.user + one.system for one in times) + sum(os.times()[2:4])
 
 
-def home_of(title: str, store: dict[str, str], cases: int) -> tuple[list[Cost], list[tuple[Any, ...]]]:
+def home_of(store: dict[str, str], cases: int) -> tuple[list[Cost], list[tuple[Any, ...]]]:
     """What all costs at each number of cases in a home of one machine, or in the bucket of `store`; and how the tables grow."""
     requests, growth = count_requests(), []
     with tempfile.TemporaryDirectory() as name, dg.DagsterInstance.local_temp(name) as instance:
@@ -199,7 +199,6 @@ def home_of(title: str, store: dict[str, str], cases: int) -> tuple[list[Cost], 
             filling = site.costs[-1]
             growth.append(
                 (
-                    title,
                     size,
                     files,
                     n_bytes / size,
@@ -282,30 +281,32 @@ COSTS = ("work", "cases", "s", "CPU s", "ratio to the first", "requests", "MB se
 THROUGHPUT = ("workers", "how", "cases/s", "CPU s per case", "of it in the one process that collects")
 
 
+def show_home(title: str, costs: Sequence[Cost], growth: Sequence[Sequence[Any]]) -> None:
+    """The tables of one kind of home."""
+    show(f"Tables of a home ({title}): rows of the ledger in batches of {BATCH}", TABLES, growth)
+    first = {cost.work: cost.cpu_s for cost in reversed(costs)}
+    rows = [
+        (
+            cost.work,
+            cost.cases,
+            cost.wall_s,
+            cost.cpu_s,
+            cost.cpu_s / first[cost.work] if first[cost.work] else "",
+            ", ".join(f"{n} {name}" for name, n in cost.requests.counts.most_common()),
+            cost.requests.sent / 1e6,
+            cost.requests.received / 1e6,
+        )
+        for cost in sorted(costs, key=lambda one: one.work)
+    ]
+    show(f"By number of cases ({title})", COSTS, rows)
+
+
 def main() -> None:
     """Tables of growth, of costs by number of cases in both kinds of home, and of throughput by workers."""
     cases, phantoms = (*map(int, sys.argv[1:]), *(CASES, INTAKE_CASES)[len(sys.argv) - 1 :])
-    homes = {"one machine": alone(home_of, "one machine", {}, cases)}
+    show_home("one machine", *alone(home_of, {}, cases))
     with bucket_of_bench() as store:
-        homes["bucket"] = alone(home_of, "bucket", store, cases)
-    growth = [row for _, rows in homes.values() for row in rows]
-    show(f"Tables: rows of the ledger in batches of {BATCH}", TABLES, growth)
-    for title, (costs, _) in homes.items():
-        first = {cost.work: cost.cpu_s for cost in reversed(costs)}
-        rows = [
-            (
-                cost.work,
-                cost.cases,
-                cost.wall_s,
-                cost.cpu_s,
-                cost.cpu_s / first[cost.work] if first[cost.work] else "",
-                ", ".join(f"{n} {name}" for name, n in cost.requests.counts.most_common()),
-                cost.requests.sent / 1e6,
-                cost.requests.received / 1e6,
-            )
-            for cost in sorted(costs, key=lambda one: one.work)
-        ]
-        show(f"By number of cases, home: {title}", COSTS, rows)
+        show_home("bucket", *alone(home_of, store, cases))
     show(f"Intake and preparation of {phantoms} phantoms in one batch", THROUGHPUT, throughput(phantoms))
 
 

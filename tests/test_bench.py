@@ -6,8 +6,9 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage
 
-from bench import intake, rescan
+from bench import intake, rescan, scale
 from bench.results import page, section, sections
+from med_assets.storage.s3 import bucket, local
 
 
 def test_a_section_is_replaced_and_the_others_stay() -> None:
@@ -39,3 +40,16 @@ def test_each_frame_of_a_file_counts_as_an_image_and_a_file_without_frames_as_on
             ds.NumberOfFrames = frames
         ds.save_as(tmp_path / name, enforce_file_format=True)
     assert intake.images_of(sorted(tmp_path.iterdir())) == 8
+
+
+def test_requests_to_a_bucket_are_counted_with_the_bytes_of_bodies_and_answers() -> None:
+    with local.endpoint() as variables:
+        found = scale.count_requests()
+        client = bucket.client(variables)
+        client.create_bucket(Bucket="bench")
+        before = found.copy()
+        client.put_object(Bucket="bench", Key="k", Body=b"x" * 1000)
+        assert client.get_object(Bucket="bench", Key="k")["Body"].read() == b"x" * 1000
+        since = found.since(before)
+    assert since.counts == {"PutObject": 1, "GetObject": 1}
+    assert (since.sent, since.received) == (1000, 1000)
