@@ -269,7 +269,6 @@ def bucket_of_bench() -> Iterator[dict[str, str]]:
 
 
 TABLES = (
-    "home",
     "cases",
     "files or objects",
     "bytes per case",
