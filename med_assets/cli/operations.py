@@ -34,8 +34,11 @@ def place(help: str, metavar: str) -> Callable[..., Any]:
 @SECTION.command()
 @place("folder outside of the home, or s3://bucket/prefix", "TO")
 @click.option("--verify", is_flag=True, help="make none, but read all backups there back")
+@click.option(
+    "--keep", type=Value("N", int), help="afterwards remove all backups there but the last N, and what only they need"
+)
 @click.option("--without-dagster", is_flag=True, help="leave out Dagster's records")
-def backup(place: str, verify: bool, without_dagster: bool) -> int:
+def backup(place: str, verify: bool, keep: int | None, without_dagster: bool) -> int:
     """Copy the home to another place while work goes on: tables, artifacts, audit trail, reports, predictions and Dagster's records.
 
     Only what no backup there has yet is copied. The secret key and logins are in no backup. Fails when something of the home is damaged.
@@ -43,6 +46,8 @@ def backup(place: str, verify: bool, without_dagster: bool) -> int:
     from med_assets.operations import backup as backups
     from med_assets.operations.destination import destination
 
+    if keep is not None and keep < 1:
+        raise ConfigurationError(f"expected --keep of 1 or more, got {keep}")
     to = destination(place, "TO")
     if verify:
         found, losses = backups.verify(to)
@@ -68,6 +73,9 @@ def backup(place: str, verify: bool, without_dagster: bool) -> int:
         print(f"damaged in the home, and so not part of it: {key}; `med-assets verify` says how to get it back")
     for key in one.missing:
         print(f"missing in the home: {key}; `med-assets verify` says how to get it back")
+    if keep is not None:
+        going, n = backups.forget(_home(), to, keep)
+        print(f"removed {len(going)} earlier backups with {n} objects")
     return int(bool(one.damaged or one.missing))
 
 

@@ -6,7 +6,6 @@ it is started again. No secret is part of a backup.
 """
 
 import json
-import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -143,7 +142,7 @@ def make(ws: Settings, place: Destination, *, with_dagster: bool = True) -> Made
             f"expected a place for backups outside of the home and its store, got {place}; name another"
         )
     at = datetime.now(UTC)
-    name = f"{at:%Y-%m-%dT%H-%M-%S}_{secrets.token_hex(3)}"
+    name = f"{at:%Y-%m-%dT%H-%M-%S}_{at.microsecond:06x}"  # names are in the order of times
     copies = _Copies(place)
     with alone(ws, "prune"), TemporaryDirectory(dir=scratch(ws.home)) as folder:
         copy = Path(folder)
@@ -339,6 +338,35 @@ def batches_of(items: list[T], size: int) -> Iterator[list[T]]:
     """Items, so many at a time."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
+
+
+def forget(ws: Settings, place: Destination, keep: int) -> tuple[list[str], int]:
+    """Remove all backups but the last ones, and the objects that only they need; returns their names, and how many objects went.
+
+    A place has the backups of one home, of which one is made at a time; so none is being made now. Raises ArtifactCorrupt, with nothing
+    removed, where it can't be read what a kept backup needs.
+    """
+    with alone(ws, "prune"), TemporaryDirectory(dir=scratch(ws.home)) as folder:
+        there = place.names()
+        needed: set[str] = set()
+        for name in there[-keep:]:
+            backup = read_backup(place, name)
+            parts = parts_of(place, backup)
+            needed |= {part.sha256 for part in parts} | {backup.parts}
+            new = [part for part in parts if part.kind == ARTIFACT]
+            for part, hashes in manifests_of(place, new, Path(folder)):
+                if hashes is None:
+                    raise ArtifactCorrupt(
+                        f"expected to read what backup {name} needs, got a damaged manifest of {part.name}; nothing was removed: "
+                        "`med-assets backup --verify` names all that is damaged, and the next backup writes it again"
+                    )
+                needed |= set(hashes.values())
+        going = there[:-keep]
+        for name in going:
+            place.remove(name)
+        unneeded = place.objects() - needed
+        place.discard(sorted(unneeded))
+    return going, len(unneeded)
 
 
 def verify(place: Destination) -> tuple[list[Backup], list[Loss]]:

@@ -45,6 +45,14 @@ class Destination(Protocol):
         """Write such a text, whole or not at all."""
         ...
 
+    def remove(self, name: str) -> None:
+        """Take a backup away; its objects stay."""
+        ...
+
+    def discard(self, hashes: Iterable[str]) -> None:
+        """Take objects away."""
+        ...
+
     def objects(self) -> set[str]:
         """Hashes of the objects there, those of a backup that was killed among them: each is whole."""
         ...
@@ -90,6 +98,13 @@ class FolderDestination:
 
     def write(self, name: str, text: str) -> None:
         write_text(self.root / place_of(name), text)
+
+    def remove(self, name: str) -> None:
+        (self.root / place_of(name)).unlink(missing_ok=True)
+
+    def discard(self, hashes: Iterable[str]) -> None:
+        for sha256 in hashes:
+            self._path(sha256).unlink(missing_ok=True)
 
     def objects(self) -> set[str]:
         return {path.name for path in (self.root / OBJECTS).glob("??/*") if SHA256.fullmatch(path.name)}
@@ -169,6 +184,17 @@ class BucketDestination:
         from med_assets.storage.s3 import conditional
 
         conditional.put(self.client, self.location, place_of(name), text.encode())
+
+    def remove(self, name: str) -> None:
+        self._delete([self.location.key(place_of(name))])
+
+    def discard(self, hashes: Iterable[str]) -> None:
+        self._delete(map(self._key, hashes))
+
+    def _delete(self, keys: Iterable[str]) -> None:
+        with bucket.in_words("removing an earlier backup"):
+            for key in keys:
+                self.client.delete_object(Bucket=self.location.bucket, Key=key)
 
     def objects(self) -> set[str]:
         from med_assets.storage.s3.index import pages

@@ -81,6 +81,7 @@ def content(home: Path) -> dict[str, str]:
         for name, value in found.items()
         if name.startswith(("lake/", "store/", "audit/", "reports/", "predictions/", "network.yaml"))
         and not name.startswith("store/tmp")
+        and "/." not in name
     }
 
 
@@ -121,6 +122,32 @@ def test_the_next_backup_copies_what_is_new_alone_and_each_can_be_restored(
         new = other(tmp_path / f"restored-{n}", monkeypatch)
         restore(new, place, made.backup.name)
         assert len(new.lake.partitions("splits")) == n
+
+
+def test_earlier_backups_go_with_what_only_they_need(
+    ws: Workspace,
+    place: Destination,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    first = backup.make(ws, place).backup
+    (score,) = ws.store.keys("score")
+    ws.store.remove(score)
+    for n in (1, 2):
+        ws.lake.write("splits", f"another/{n}", ws.lake.rows("splits")[:1])
+        backup.make(ws, place)
+    n_objects = len(place.objects())
+    assert main(["backup", str(place), "--keep", "2"]) == 0
+    assert "removed 2 earlier backups" in capsys.readouterr().out
+    assert len(place.names()) == 2
+    assert first.name not in place.names()
+    assert len(place.objects()) < n_objects
+    assert backup.verify(place)[1] == []
+    new = other(tmp_path / "restored", monkeypatch)
+    restore(new, place, place.names()[0])
+    assert content(new.home) == content(ws.home)
+    assert main(["backup", str(place), "--keep", "0"]) == 1
 
 
 def test_no_secret_is_in_a_backup(ws: Workspace, tmp_path: Path) -> None:
