@@ -11,7 +11,7 @@ from med_assets.storage.s3 import machines, shared_files
 READ_NO_REPORTS = frozenset(
     (
         "accept_batch", "correct", "dataset", "debug", "intake", "plan_qa", "predict", "predict_edited", "predict_folder", "predictions",
-        "prepare", "record", "splits", "train", "up_to_date", "withdraw",
+        "prepare", "record", "splits", "train", "withdraw",
     )
 )  # fmt: skip
 """Stages that read nothing from the folder of reports: on a node of a cluster, which begins empty, they need not wait for it."""

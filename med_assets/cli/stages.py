@@ -89,10 +89,14 @@ SHARING = "med_assets.cli.sharing"
 """Module of what is done around each stage; `med-assets --help` needs none of it."""
 
 
+QUESTIONS = ("decisions_of", "up_to_date")
+"""What only reads tables or configuration."""
+
+
 def __getattr__(name: str) -> Any:
     """A stage by its name."""
     if name not in MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, _, there = MODULES[name].partition(":")
     found = getattr(import_module(module), there or name)
-    return found if isinstance(found, type) else import_module(SHARING).sharing(name, found)
+    return found if isinstance(found, type) or name in QUESTIONS else import_module(SHARING).sharing(name, found)
