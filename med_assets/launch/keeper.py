@@ -92,7 +92,7 @@ def keep(ws: Settings, job: Path, lock: str) -> None:
                     return
                 time.sleep(POLL_S / 10)
         print(f"keeping {lock}, whose training goes on", flush=True)
-        with mirrored(ws, job):
+        with mirrored(ws, job, publishes=False):
             while trains(job) and not lease.lost:
                 time.sleep(POLL_S)
         if not lease.lost and ws.store.has(f"checkpoint/{job.name}"):  # whoever followed it was faster

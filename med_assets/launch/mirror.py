@@ -47,16 +47,18 @@ ALLOWED = re.compile(rf"{CHECKPOINTS}/(step-\d+\.(ckpt|json)|best-\d+\.pt)")
 
 
 @contextmanager
-def mirrored(ws: Settings, job: Path, resume: str = "auto", every_s: float = EVERY_S) -> Iterator[None]:
+def mirrored(
+    ws: Settings, job: Path, resume: str = "auto", every_s: float = EVERY_S, *, publishes: bool = True
+) -> Iterator[None]:
     """Take a training's state over from the machine that ran it before, and copy it to the bucket during the block.
 
     In the home of one machine this does nothing. The caller holds the lock of the training. `resume` is as in `launch.training.train`: with `never`
-    the state of before is removed. Raises RemoteFailed where the state can't be read at the start; later failures are logged.
+    the state of before is removed. A training that has its result is copied only where the caller does not publish it. Raises RemoteFailed where the state can't be read at the start; later failures are logged.
     """
     if not isinstance(ws.store, S3Store):
         yield
         return
-    mirror = Mirror(JobState(ws.store, job.name), job, every_s)
+    mirror = Mirror(JobState(ws.store, job.name), job, every_s, publishes=publishes)
     mirror.start(resume)
     try:
         yield
@@ -82,8 +84,8 @@ def newest_step(job: Path) -> tuple[int, Path] | None:
 class Mirror:
     """Copies the newest checkpoint of a job again and again."""
 
-    def __init__(self, state: JobState, job: Path, every_s: float) -> None:
-        self.state, self.job, self.every_s = state, job, every_s
+    def __init__(self, state: JobState, job: Path, every_s: float, *, publishes: bool) -> None:
+        self.state, self.job, self.every_s, self.publishes = state, job, every_s, publishes
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"mirror {job.name}", daemon=True)
         self._copied = -1
@@ -105,7 +107,7 @@ class Mirror:
         self._thread.start()
 
     def stop(self) -> None:
-        """End; a job that stopped without a result is copied once more."""
+        """End; what is new is copied once more."""
         self._over.set()
         self._thread.join()
         self._try()
@@ -161,7 +163,9 @@ class Mirror:
 
     def _copy(self) -> None:
         newest = newest_step(self.job)
-        if newest is None or newest[0] <= self._copied or (self.job / RESULT).is_file():
+        if newest is None or newest[0] <= self._copied:
+            return
+        if self.publishes and (self.job / RESULT).is_file():
             return
         step, description = newest
         with TemporaryDirectory(dir=self.job, prefix=".state-") as scratch:

@@ -102,11 +102,14 @@ def test_the_lock_is_free_when_a_training_without_a_follower_ends(
     wait_until(lambda: "whose training goes on" in (job / LOG).read_text())
     process = running(job)
     assert process is not None
+    checkpoint(job, 9)
+    (job / jobs.RESULT).write_text("{}")
     process.kill()
     wait_until(lambda: launcher.state(handle).phase is not Phase.RUNNING)
     wait_until(lambda: "the training has ended" in (job / LOG).read_text())
     with alone_among_machines(two, job.name):
-        pass
+        assert isinstance(two.store, S3Store)
+        assert JobState(two.store, job.name).read().step == 9, "which another machine finishes in no time"
     assert [each.wait() for each in keeper._left] == [0]
     keeper._left.clear()
 
