@@ -9,13 +9,18 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
+
+import pyarrow.parquet as pq
 
 from med_assets.deidentification import audit_trail
 from med_assets.landing import batches
 from med_assets.operations import integrity
 from med_assets.settings import Workspace
 from med_assets.storage import names
+from med_assets.storage.files import digest
+from med_assets.storage.lake import SUFFIX
 from med_assets.storage.s3.index import pages
 from med_assets.storage.s3.store import S3Store
 from tests.med_assets.site.plan import P
@@ -35,6 +40,9 @@ PARTLY = {
 
 MEASURED = ("cost", "peak")
 """Kinds of artifacts that hold what was measured on a machine; only their keys are compared."""
+
+TABULAR = ("dataset",)
+"""Kinds of artifacts that hold tables with names of batches; they are compared by their rows."""
 
 DRAFTS = ("dataset",)
 """Kinds of artifacts of which there may be more where stages ran before all cases were there: the versions of the dataset in between."""
@@ -72,15 +80,27 @@ def _plain(name: str, value: Any, by_batch: Mapping[str, str]) -> Any:
 
 def artifacts(ws: Workspace) -> dict[str, dict[str, str]]:
     """By key of each artifact the hashes of its files, those that hold times aside."""
+    by_batch = drops(ws)
     return {
         key: {
-            name: sha256
+            name: _rows(ws.store.fetch(key) / name, by_batch) if kind in TABULAR and name.endswith(SUFFIX) else sha256
             for name, sha256 in ws.store.file_hashes(key).items()
-            if name not in PARTLY.get(key.split("/")[0], set())
+            if name not in PARTLY.get(kind, set())
         }
         for kind in kinds(ws)
         for key in ws.store.keys(kind)
     }
+
+
+def _rows(path: Path, by_batch: Mapping[str, str]) -> str:
+    """Hash of the rows of a table, in which names of batches stand for their drops."""
+    rows = pq.read_table(path).to_pylist()
+    return digest(
+        sorted(
+            json.dumps({name: _plain(name, value, by_batch) for name, value in row.items()}, sort_keys=True)
+            for row in rows
+        )
+    )
 
 
 def kinds(ws: Workspace) -> list[str]:
