@@ -124,7 +124,7 @@ def run_stage(
     fresh = Asked(request, run_id, "", basis, inputs or "", not launcher.shares_folder)
     while True:
         # Of several that ask at once, on any machine, one submits and the others find its job.
-        with alone(ws, f"ask-{run_id}"):
+        with alone(ws, f"ask-{request.program}-{request.stage}"):
             found = _find(ws, request, run_id, launcher)
             if found is None:
                 asked, chosen = replace(fresh, token=secrets.token_hex(HASH_CHARS // 2)), launcher
