@@ -39,7 +39,7 @@ from sensors.update import update_sensor
 
 PROGRAM = "rt_dose"
 BATCH = 100
-CASES, INTAKE_CASES = 100_000, 200
+CASES, INTAKE_CASES = 100_000, 100
 FIRST = 1000
 """The least number of cases; each next one is ten times as many."""
 
@@ -222,13 +222,11 @@ def stored(ws: Workspace) -> tuple[int, int]:
     return len(sizes), sum(sizes)
 
 
-def taken_in(workers: int, cases: int) -> tuple[float, float, float]:
-    """Seconds of intake and preparation of phantoms in one batch, CPU seconds of this process, and of those that it started."""
+def taken_in(landing: Path, workers: int) -> tuple[float, float, float]:
+    """Seconds of intake and preparation of a landing zone in one batch, CPU seconds of this process, and of those that it started."""
     with tempfile.TemporaryDirectory() as name:
         os.environ |= environment(Path(name))
-        ws = replace(Workspace.from_env(), workers=workers)
-        for seed in range(cases):
-            write_case(batches.landing_folder(ws, PROGRAM) / f"case-{seed}", seed)
+        ws = replace(Workspace.from_env(), landing=landing, workers=workers)
         batch = batches.take(ws, PROGRAM, batches.untaken(ws, PROGRAM), time.time())
         before, wall = os.times(), time.perf_counter()
         stages.intake(ws, PROGRAM, batch)
@@ -236,7 +234,9 @@ def taken_in(workers: int, cases: int) -> tuple[float, float, float]:
         wall = time.perf_counter() - wall
         end_idle()  # so that their CPU seconds count
         own_user, own_system, user, system, _ = (after - now for after, now in zip(os.times(), before, strict=True))
-        return wall, own_user + own_system, user + system
+    for path in landing.glob(f".batches/{PROGRAM}/*"):  # the next home takes the same files
+        path.unlink()
+    return wall, own_user + own_system, user + system
 
 
 def throughput(cases: int) -> list[tuple[Any, ...]]:
@@ -244,8 +244,13 @@ def throughput(cases: int) -> list[tuple[Any, ...]]:
 
     What a batch costs whatever its cases, such as imports, is that of a batch of one, and is taken off for the simulated.
     """
-    found = {workers: alone(taken_in, workers, cases) for workers in WORKERS}
-    _, own_of_one, others_of_one = alone(taken_in, max(WORKERS), 1)
+    with tempfile.TemporaryDirectory() as name:
+        one, all_of_them = Path(name, "one"), Path(name, "all")
+        write_case(one / PROGRAM / "case", 0)
+        for seed in range(cases):
+            write_case(all_of_them / PROGRAM / f"case-{seed}", seed)
+        found = {workers: alone(taken_in, all_of_them, workers) for workers in WORKERS}
+        _, own_of_one, others_of_one = alone(taken_in, one, max(WORKERS))
     _, own_s, others_s = found[max(WORKERS)]
     own, others = ((all_s - of_one) / (cases - 1) for all_s, of_one in ((own_s, own_of_one), (others_s, others_of_one)))
     rows: list[tuple[Any, ...]] = [
