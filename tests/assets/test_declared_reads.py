@@ -75,6 +75,10 @@ class DeclaredLake(Lake):
         assert table in self.allowed, f"{table} is read, and no asset upstream writes it"
         return super().partitions(table, prefix)
 
+    def write_catalog(self, path: Path) -> None:
+        """A copy of all tables for other programs, of which nothing comes back into the graph."""
+        Lake(self.root, self.tables).write_catalog(path)
+
 
 @pytest.fixture(autouse=True, scope="module")
 def kernel_ends() -> Iterator[None]:
