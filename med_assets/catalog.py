@@ -469,6 +469,7 @@ class Catalog:
             "case_id": {case.case_id for case in dataset.cases},
             "version": {case.version for case in dataset.cases},
         }
+        pairs = {(case.case_id, case.version) for case in dataset.cases}
         assigned = [assignments[each] for each in patients if each in assignments]
         about = {
             "program": self.program,
@@ -484,7 +485,13 @@ class Catalog:
             kept.replace(DatasetCase, dataset.cases)
             kept.replace(SplitAssignment, assigned)
             facts = self._lake.columns(self._facts_table, self.program, inside)
-            tables.write_columns(self._facts_table, self.program, facts)
+            # The same cases that came in other batches are the same version, so no batch is named, and cases are sorted.
+            rows = sorted(
+                {pair: row for row, pair in enumerate(zip(*(facts[name] for name in inside), strict=True))}.items()
+            )
+            chosen = [row for pair, row in rows if pair in pairs]
+            kept_facts = {name: [values[row] for row in chosen] for name, values in facts.items()}
+            tables.write_columns(self._facts_table, self.program, kept_facts | {"batch": [""] * len(chosen)})
             (folder / LOCK).unlink()
 
     def dataset_versions(self) -> list[DatasetVersion]:

@@ -82,6 +82,18 @@ def test_another_machine_reads_a_version_of_a_shared_home(
     assert [kept.n_cases for kept in Catalog(two, P).dataset_versions()] == [1]
 
 
+def test_the_same_cases_of_other_batches_are_the_same_version_to_the_byte(workspace: Workspace, tmp_path: Path) -> None:
+    at_once, one_by_one = (replace(workspace, home=tmp_path / name) for name in ("at_once", "one_by_one"))
+    cases(at_once, {"a": "1", "bb": "1"})
+    catalog = Catalog(one_by_one, P)
+    for batch, name in (("b7", "bb"), ("b8", "a"), ("b9", "a")):
+        catalog.replace_facts([CaseFacts(batch, name, "1", {"prescription_gy": len(name) + 1.0})], batch)
+    catalog.replace(DatasetCase, Catalog(at_once, P).dataset().cases)
+    stages.splits(one_by_one, P)
+    (key,) = at_once.store.keys("dataset")
+    assert one_by_one.store.file_hashes(key) == at_once.store.file_hashes(key)
+
+
 def test_an_empty_dataset_is_no_version(workspace: Workspace) -> None:
     stages.splits(workspace, P)
     assert Catalog(workspace, P).dataset_versions() == []
