@@ -10,20 +10,22 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import psutil
 
 from med_assets.launch.local import running
 from med_assets.programs.breast_us.phantom import write_case
 from med_assets.storage.conf import CONF_VARIABLE, conf_folder
 from med_assets.storage.s3 import bucket, local
+from tests import postgres
 from tests.conftest import settings_of
-from tests.med_assets.site import machine
+from tests.med_assets.site import machine, runs
 from tests.med_assets.site.plan import EXPERIMENTS, Drop, P, Plan
 from tests.med_assets.stages.processes import CONTEXT
 
@@ -114,6 +116,8 @@ class Site:
     names: Sequence[str] = ("a", "b")
     settle_s: float = 4.0
     server: Server | None = None
+    database: Mapping[str, str] | None = None
+    """Variables of the PostgreSQL with Dagster's record; without it stages are called without Dagster."""
     counts: Counter[str] = field(default_factory=Counter)
     lives: Counter[str] = field(default_factory=Counter)
     machines: dict[str, Any] = field(default_factory=dict)
@@ -125,6 +129,8 @@ class Site:
     def environ(self, name: str) -> dict[str, str]:
         """Variables of a machine."""
         found = settings_of(self.folder / name) | {CONF_VARIABLE: str(self.conf)}
+        if self.database is not None:
+            found |= {**self.database, "DAGSTER_HOME": str(postgres.settings(self.folder / f"dagster-{name}"))}
         if self.server is None:
             return found | {"MED_ASSETS_LANDING": str(self.folder / "landing")}
         return found | local.PUBLIC | {
@@ -166,6 +172,9 @@ class Site:
         process.join()
         if forget:
             shutil.rmtree(home, ignore_errors=True)
+        if self.database is not None:
+            with dg.DagsterInstance.from_config(self.environ(name)["DAGSTER_HOME"]) as instance:
+                self.counts["runs ended"] += runs.end_those_of(instance, name)
         self.counts["killed"] += 1
         self.counts["homes lost"] += forget
         self.board.rest(name)

@@ -1,7 +1,7 @@
 """A machine of a site: a process that does steps of the plan until none is left, in a home of its own and one bucket with the others.
 
-What happens here happens on a real machine by commands or by Dagster: stages are called with nothing but the settings of the environment. What
-machines agree on beside the bucket (which steps are done) belongs to the test alone, and is a folder of marks.
+What happens here happens on a real machine by commands or by Dagster: stages are called with nothing but the settings of the environment, or
+run by Dagster where that names a DAGSTER_HOME. What machines agree on beside the bucket (which steps are done) belongs to the test alone, and is a folder of marks.
 """
 
 import fcntl
@@ -24,6 +24,7 @@ from med_assets.records import CaseVersion, ReaderDecision, Status, Withdrawal
 from med_assets.review.decisions import decide
 from med_assets.settings import Workspace
 from med_assets.storage.s3.lease import Leases
+from tests.med_assets.site import runs
 from tests.med_assets.site.plan import EXCLUDE, ONCE, PEOPLE, WITHDRAW, P, Plan, Step
 
 LEASE_S = 4.0
@@ -124,15 +125,18 @@ def batch_of(ws: Workspace, drop: str) -> str | None:
     return None
 
 
-def do(ws: Workspace, plan: Plan, step: Step) -> bool:
+def do(ws: Workspace, plan: Plan, step: Step, machine: str) -> bool:
     """Do a step; False where it has to wait, such as for files that did not settle."""
+    batch = batch_of(ws, step.about) if step.name in ("intake", "prepare") else None
+    if batch is None and step.name in ("intake", "prepare"):
+        raise AssertionError(f"{step.about} was taken and is in no batch")
+    if "DAGSTER_HOME" in os.environ and step.name in runs.JOBS:
+        runs.run(ws, step, batch, machine, MAY_HAPPEN)
+        return True
     match step.name:
         case "take":
             return _take(ws, plan, step.about)
         case "intake" | "prepare":
-            batch = batch_of(ws, step.about)
-            if batch is None:
-                raise AssertionError(f"{step.about} was taken and is in no batch")
             getattr(stages, step.name)(ws, P, batch)
         case "train" | "evaluate":
             getattr(stages, step.name)(ws, P, step.about)
@@ -218,7 +222,7 @@ def run(environ: dict[str, str], name: str, life: int, board: Board, seed: int) 
         try:
             if chance.random() < 0.1:
                 ws = workspace()  # as another command
-            complete = do(ws, plan, step)
+            complete = do(ws, plan, step, name)
             if complete and counts:
                 board.finish(step)
             note("end" if complete else "wait", step, s=round(time.monotonic() - begun, 3), counts=counts)

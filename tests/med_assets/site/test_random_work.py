@@ -1,12 +1,15 @@
 """Two machines on one bucket, killed at random and with faults in between, come to what one undisturbed machine comes to."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from med_assets.settings import Workspace
+from tests import postgres
 from tests.med_assets.site.harness import Site, configuration, served
 from tests.med_assets.site.plan import Plan, plan
 from tests.med_assets.site.state import differences
@@ -14,6 +17,9 @@ from tests.med_assets.site.state import differences
 SEED = int(os.environ.get("SEED", "0"))
 PHASES = int(os.environ.get("PHASES", "3"))
 """Phases of the long form; `make chaos N=100` for more."""
+
+RUNS_PHASES = int(os.environ.get("RUNS_PHASES", "2"))
+"""The same of the form in which Dagster runs the stages."""
 
 MACHINES = tuple("abcdefgh"[: int(os.environ.get("MACHINES", "2"))])
 
@@ -41,15 +47,26 @@ def opened(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Opened:
 
 
 def compare(
-    opened: Opened, folder: Path, chosen: Plan, kills: int, faults: Mapping[str, float], timeout_s: float
+    opened: Opened,
+    folder: Path,
+    chosen: Plan,
+    kills: int,
+    faults: Mapping[str, float],
+    timeout_s: float,
+    database: Mapping[str, str] | None = None,
 ) -> tuple[Site, list[str]]:
-    """Let one machine do the plan undisturbed, and a site with kills and faults; returns the site, and what differs."""
+    """Let one machine do the plan undisturbed, and a site with kills and faults; returns the site, and what differs.
+
+    With a `database` the site's stages are runs of Dagster, whose record is there.
+    """
     conf = configuration(folder)
     one = Site(folder / "one", chosen, SEED, conf, names=("a",))
     one.work(timeout_s=timeout_s)
     settle_s = 2.0 + 2 * faults["lag_s"]  # an entry is taken when its listing no longer lags
     with served(SEED, **faults) as server:
-        site = Site(folder / "site", chosen, SEED, conf, names=MACHINES, settle_s=settle_s, server=server)
+        site = Site(
+            folder / "site", chosen, SEED, conf, names=MACHINES, settle_s=settle_s, server=server, database=database
+        )
         site.work(kills, timeout_s=2 * timeout_s)
         site.counts.update(server.counts())
         return site, list(differences(opened(one, "a"), opened(site, "another")))
@@ -74,3 +91,24 @@ def test_machines_that_are_killed_come_to_the_models_and_champions_of_one(
         print(f"\n{PHASES} phases, seed {SEED}: {site.summary()}")
     assert found == []
     assert site.counts["killed"] >= PHASES
+
+
+@pytest.mark.drill
+@pytest.mark.timeout(0)
+def test_machines_with_one_record_of_dagster_come_to_the_same(
+    opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with postgres.running() as server:
+        database = server.database()
+        for name, value in database.items():
+            monkeypatch.setenv(name, value)
+        kills, timeout_s = 2 * RUNS_PHASES, 600 * RUNS_PHASES
+        site, found = compare(opened, tmp_path, plan(SEED + 1, RUNS_PHASES), kills, FAULTS, timeout_s, database)
+        with dg.DagsterInstance.from_config(site.environ("a")["DAGSTER_HOME"]) as instance:
+            by_status = Counter(run.status.value for run in instance.get_runs())
+    with capsys.disabled():
+        print(f"\n{RUNS_PHASES} phases by Dagster, seed {SEED + 1}: {site.summary()}, runs {dict(by_status)}")
+    assert found == []
+    assert site.counts["killed"] >= RUNS_PHASES
+    assert by_status["SUCCESS"] > by_status["FAILURE"]
+    assert not {"STARTED", "QUEUED", "CANCELING"} & by_status.keys()
