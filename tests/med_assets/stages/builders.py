@@ -12,10 +12,12 @@ from tempfile import mkdtemp
 import pydicom
 from pydicom import Dataset
 
+from med_assets.catalog import Catalog
 from med_assets.cli import stages
 from med_assets.landing import batches
 from med_assets.programs.rt_dose.phantom import write_case
 from med_assets.settings import Workspace
+from med_assets.storage.files import digest, folder_hashes
 
 P = "rt_dose"
 SHAPE, SPACING_MM = (24, 40, 40), (8.0, 8.0, 8.0)
@@ -35,6 +37,17 @@ def drop(ws: Workspace, seed: int, name: str | None = None) -> Path:
     target = ws.landing / P / (name or f"export-{seed}")
     shutil.copytree(phantom(seed), target)
     return target
+
+
+def stored_now(ws: Workspace, program: str = P) -> dict[str, str]:
+    """SHA-256 of the files of all artifacts, without versions that the dataset had before: what was there in between is no matter of the result."""
+    now = digest(program, Catalog(ws, program).dataset().version)
+    found = folder_hashes(ws.home / "store")
+    return {
+        name: sha256
+        for name, sha256 in found.items()
+        if not name.startswith("tmp/") and (not name.startswith("dataset/") or name.split("/")[2] == now)
+    }
 
 
 def take(ws: Workspace) -> str:

@@ -23,7 +23,7 @@ from med_assets.landing import batches
 from med_assets.settings import Workspace
 from med_assets.storage.files import folder_hashes
 from tests.conftest import settings_of
-from tests.med_assets.stages.builders import P, drop, edit, files, ingest, take
+from tests.med_assets.stages.builders import P, drop, edit, files, ingest, stored_now, take
 from tests.med_assets.stages.processes import at_once, start
 
 
@@ -133,7 +133,7 @@ def rows(ws: Workspace) -> dict[str, list[str]]:
 
 def content(ws: Workspace) -> tuple[dict[str, str], dict[str, list[str]]]:
     """All that is kept of the cases: artifacts and rows."""
-    return stored(ws), rows(ws)
+    return stored_now(ws), rows(ws)
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +214,7 @@ def test_intake_and_prepare_killed_at_any_moment_give_what_an_undisturbed_run_gi
         running.kill()
         running.join()
         killed += running.exitcode == -signal.SIGKILL
-        assert set(stored(workspace).items()) <= set(undisturbed[0].items())
+        assert set(stored_now(workspace).items()) <= set(undisturbed[0].items())
     assert killed >= 3
     for name in ("intake", "prepare"):
         getattr(stages, name)(workspace, P, batch)

@@ -13,7 +13,7 @@ from med_assets.intake.checks import residual_phi
 from med_assets.landing import batches
 from med_assets.settings import Workspace
 from med_assets.storage.files import folder_hashes
-from tests.med_assets.stages.builders import P, drop, edit, files, ingest
+from tests.med_assets.stages.builders import P, drop, edit, files, ingest, stored_now
 
 SECRETS = ("Quimbleton", "Zephyrine", "MRN-7391824", "19570213")
 
@@ -32,10 +32,7 @@ def _content(ws: Workspace) -> tuple[dict[str, str], dict[str, str], list[object
     rows = [
         sorted(json.dumps({**row, "batch": None}, sort_keys=True) for row in ws.lake.rows(table, P)) for table in tables
     ]
-    stored = {
-        name: value for name, value in folder_hashes(ws.home / "store").items() if not name.startswith("dataset/")
-    }
-    return stored, lake, rows
+    return stored_now(ws), lake, rows
 
 
 def test_incremental_equals_full_and_computes_one_case(workspace: Workspace) -> None:
