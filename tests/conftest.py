@@ -103,6 +103,15 @@ def no_state_of_a_closed_instance(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DefsStateStorage, "get", classmethod(lambda cls: None))
 
 
+@pytest.fixture(autouse=True)
+def no_connections_to_earlier_buckets() -> Iterator[None]:
+    """A process knows its bucket for good; each test here has another, and a thousand open files are too many for `select`."""
+    yield
+    for name in ("med_assets.storage.s3.table_log", "med_assets.landing.manifests"):
+        if name in sys.modules:
+            sys.modules[name]._logs.clear()
+
+
 @pytest.fixture
 def full_resolution(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures as users get them; those of other tests are small."""

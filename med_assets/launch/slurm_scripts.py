@@ -17,10 +17,11 @@ STUCK = 76
 NO_ENVIRONMENT, NO_PROGRAM, NO_SCRATCH = 77, 78, 79
 """Exit codes of the script of a stage on a node that lacks something."""
 
-BODY = """{command} &
-work=$!
+BODY = """work=
 trap 'limit=yes; kill -TERM $work 2>/dev/null' USR1
 trap 'stopped=yes; kill -TERM $work 2>/dev/null' TERM
+{command} &
+work=$!
 wait $work; code=$?
 while kill -0 $work 2>/dev/null; do wait $work; code=$?; done
 if [ -n "$limit" ] && [ -z "$stopped" ] && {unfinished}; then

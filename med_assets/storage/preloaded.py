@@ -153,11 +153,11 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
     def _wait(self, timeout: float | None) -> int | None:
-        if self.returncode is None and select.select([self._connection], [], [], timeout)[0]:
+        if self.returncode is None and _readable(self._connection, timeout):
             answer, _ = _received(self._connection)
             if not answer:
                 # Its parent was killed. Nobody learns the status of a process that outlives it, which counts as killed.
-                if not select.select([self._process], [], [], timeout)[0]:
+                if not _readable(self._process, timeout):
                     return None
                 answer = str(-signal.SIGKILL).encode()
             self.returncode = int(answer)
@@ -229,6 +229,13 @@ def _fork(
         connection.close()
         return None
     return Forked(int(answer), files[0], connection)
+
+
+def _readable(file: socket.socket | int, timeout_s: float | None) -> bool:
+    """Whether there is something to read within a time; `select.select` knows no file whose number is beyond 1,023."""
+    waiting = select.poll()
+    waiting.register(file, select.POLLIN)
+    return bool(waiting.poll(None if timeout_s is None else 1000 * max(timeout_s, 0.0)))
 
 
 def _received(connection: socket.socket) -> tuple[bytes, list[int]]:

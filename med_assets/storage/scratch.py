@@ -22,14 +22,21 @@ _held: list[int] = []
 
 
 def scratch(home: Path) -> Path:
-    """This process's own scratch folder below the home, readable by its owner alone."""
-    return _of_process(home, os.getpid())
+    """This process's own scratch folder below the home, readable by its owner alone; another where the home was removed since."""
+    found = _of_process(home, os.getpid())
+    if not found.is_dir():
+        _of_process.cache_clear()
+        found = _of_process(home, os.getpid())
+    return found
 
 
 @cache
 def _of_process(home: Path, pid: int) -> Path:
     folder = home / "tmp"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for gone in [handle for handle in _held if os.fstat(handle).st_nlink == 0]:  # with its home
+        _held.remove(gone)
+        os.close(gone)
     while True:
         handle, name = tempfile.mkstemp(prefix=f"{PREFIX}{pid}-", suffix=LOCK, dir=folder)
         fcntl.flock(handle, fcntl.LOCK_EX)

@@ -81,6 +81,7 @@ def test_messages_of_libraries_are_withheld_and_errors_are_outlined(written: io.
     logging.getLogger("pydicom").warning("invalid value %s", NAME)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
+        logging.captureWarnings(False)  # another test may have left it on, and then it would not be begun
         logging.captureWarnings(True)
         warnings.warn(NAME, UserWarning, stacklevel=1)
         logging.captureWarnings(False)

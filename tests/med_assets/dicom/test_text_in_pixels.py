@@ -215,7 +215,7 @@ def test_intake_blanks_what_it_finds_and_all_else_keeps_its_bytes(sent: Path, tm
     unlike = [case for case, hashes in stored(ws, rows).items() if hashes != stored(off, before)[case]]
     assert len(unlike) == 1
     (picture,) = ws.home.rglob("*.png")
-    assert picture.is_relative_to(ws.landing_zone("breast_us").manifests)
+    assert picture.is_relative_to(ws.landing / ".batches")
     assert picture.name == f"{unlike[0]}-0000.png" or picture.name == f"{unlike[0]}-0001.png"
     assert not list(off.home.rglob("*.png"))
 
@@ -226,7 +226,7 @@ def test_intake_quarantines_what_it_finds_where_the_policy_says_so(sent: Path, t
         ("ok", None),
         ("quarantined", "text_found_in_pixels"),
     ]
-    assert len(list(ws.landing_zone("breast_us").manifests.rglob("*.png"))) == 1
+    assert len(list((ws.landing / ".batches").rglob("*.png"))) == 1
 
 
 def test_a_policy_without_the_extra_names_it_and_takes_nothing_in(

@@ -65,7 +65,7 @@ class Hurried:
 
     def until_free(self) -> None:
         end = time.monotonic() + 60
-        while self.service.gauges()[1].value:
+        while self.service.gauges()[1].samples[0].value:
             assert time.monotonic() < end
             time.sleep(0.01)
 
@@ -103,7 +103,7 @@ def test_there_are_as_many_places_as_may_wait_and_one_more(hurried: Hurried) -> 
     assert busy.value.retry_after_s >= 1
     visits[0].end()
     visits[0].end()
-    assert hurried.service.gauges()[1].value == 1, "one visit gave up two places"
+    assert hurried.service.gauges()[1].samples[0].value == 1, "one visit gave up two places"
     hurried.service.enter().end()
     visits[1].end()
     hurried.until_free()
