@@ -58,7 +58,7 @@ def test_another_machine_predicts_only_what_one_that_died_had_not_finished(
     made = predict_cases(two, P, model, cases, launch)
     assert len(made.keys) == 5
     assert made.failures == {}
-    assert launch.jobs == [5 - had]
+    assert launch.jobs == ([5 - had] if had < 5 else [])
 
 
 def test_machines_that_are_asked_for_the_same_cases_predict_them_once_and_others_side_by_side(
