@@ -1,14 +1,20 @@
 """What is going on: questions to Dagster's record of runs and materializations."""
 
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import dagster as dg
 from dagster._core.launcher import DefaultRunLauncher
 from dagster._core.storage.asset_check_execution_record import COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES
-from dagster._core.storage.tags import RUN_FAILURE_REASON_TAG
+from dagster._core.storage.tags import (
+    ASSET_PARTITION_RANGE_END_TAG,
+    ASSET_PARTITION_RANGE_START_TAG,
+    PARTITION_NAME_TAG,
+    RUN_FAILURE_REASON_TAG,
+)
 
 from assets import keys
 from med_assets.landing import batches
@@ -48,6 +54,20 @@ def unfinished(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
     return list(instance.get_runs(filters=dg.RunsFilter(statuses=UNFINISHED)))
 
 
+NEWEST = 100
+"""Runs among which those that began a moment ago are looked for."""
+
+
+def newest(instance: dg.DagsterInstance) -> frozenset[str]:
+    """Ids of the newest runs, for `began_since`. They are no order: of two runs that begin at once the later may be seen first."""
+    return frozenset(instance.get_run_ids(limit=NEWEST))
+
+
+def began_since(instance: dg.DagsterInstance, before: frozenset[str], assets: Collection[dg.AssetKey]) -> bool:
+    """Whether a run of one of these assets was created since `before`; it may have ended since then."""
+    return any(run.run_id not in before and targets(run, assets) for run in instance.get_runs(limit=NEWEST))
+
+
 def _process_gone(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
     """Whether the process that executes a started run is surely gone from this machine, the only one that uses the instance.
 
@@ -72,6 +92,9 @@ def _process_gone(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
 _signs: dict[tuple[str, str], tuple[str | None, float]] = {}
 """By instance and run the last sign of life that this process saw, and when it saw it first, by its own clock."""
 
+_signs_lock = threading.Lock()
+"""Sensors of one code server look at the signs in threads."""
+
 
 def _silent(
     instance: dg.DagsterInstance, runs: Iterable[dg.DagsterRun], elapsed: Callable[[], float]
@@ -79,13 +102,14 @@ def _silent(
     """Runs of any machine without a new sign of life for SILENT_S. Clocks of machines are not compared."""
     runs = list(runs)
     found, now, where = alive.signs(instance, [run.run_id for run in runs]), elapsed(), str(instance.root_directory)
-    before = dict(_signs)
-    _signs.clear()
-    for run in runs:
-        key, sign = (where, run.run_id), found.get(run.run_id)
-        seen = before.get(key)
-        _signs[key] = seen if seen and seen[0] == sign else (sign, now)
-    return [run for run in runs if now - _signs[where, run.run_id][1] > alive.SILENT_S]
+    with _signs_lock:
+        before = dict(_signs)
+        _signs.clear()
+        for run in runs:
+            key, sign = (where, run.run_id), found.get(run.run_id)
+            seen = before.get(key)
+            _signs[key] = seen if seen and seen[0] == sign else (sign, now)
+        return [run for run in runs if now - _signs[where, run.run_id][1] > alive.SILENT_S]
 
 
 def end_those_of_dead_workers(instance: dg.DagsterInstance, elapsed: Callable[[], float] = time.monotonic) -> list[str]:
@@ -180,10 +204,10 @@ def batches_to_run(
     A batch without rows is tried once for each code version and for each time that it was made before; one in which something
     could not be read once a day, since reading it may go well then.
     """
-    busy = {run.tags.get("dagster/partition", "") for run in unfinished(instance)}
+    busy = _batches_in_work(instance, program)
     found = {}
     for batch in lost:
-        if batch in busy:
+        if batch in busy or not batches.to_take_in(ws, program, batch):  # a run may have ended since `lost` was read
             continue
         wanted = dg.AssetRecordsFilter(keys.key(program, "prepared_cases"), asset_partitions=[batch])
         made = [record.timestamp for record in instance.fetch_materializations(wanted, limit=1).records]
@@ -191,6 +215,20 @@ def batches_to_run(
         state = state_key(batch, code, made if readable else datetime.now(UTC).date().isoformat())
         if not tried(instance, state):
             found[batch] = state
+    return found
+
+
+def _batches_in_work(instance: dg.DagsterInstance, program: str) -> set[str]:
+    """Batches of a program whose cases an unfinished run takes in or prepares, alone or among others."""
+    cases = [keys.key(program, stage) for stage in ("raw_cases", "prepared_cases")]
+    going = [run for run in unfinished(instance) if targets(run, cases)]
+    found = {run.tags[PARTITION_NAME_TAG] for run in going if PARTITION_NAME_TAG in run.tags}
+    if ranges := [run.tags for run in going if ASSET_PARTITION_RANGE_START_TAG in run.tags]:
+        known = list(instance.get_dynamic_partitions(keys.batches_of(program).name or ""))
+        for tags in ranges:
+            first, last = tags[ASSET_PARTITION_RANGE_START_TAG], tags[ASSET_PARTITION_RANGE_END_TAG]
+            if first in known and last in known:
+                found.update(known[known.index(first) : known.index(last) + 1])
     return found
 
 

@@ -60,10 +60,8 @@ def update_sensor(
     code = runs.state_key([[str(spec.key), spec.code_version] for asset in graph for spec in asset.specs])
     intake_jobs = {keys.job(name, keys.INTAKE) for name in programs}
 
-    def compare_program(
-        instance: dg.DagsterInstance, ws: Workspace, going: Sequence[dg.DagsterRun], name: str
-    ) -> Comparison:
-        return compare(instance, ws, name, assets[name], ordered[name], going)
+    def compare_program(instance: dg.DagsterInstance, ws: Workspace, name: str) -> Comparison:
+        return compare(instance, ws, name, assets[name], ordered[name])
 
     @dg.sensor(
         name="update",
@@ -82,8 +80,8 @@ def update_sensor(
                 runs.end_those_of_dead_workers(instance)
             seen = f"{code}-{observe.fingerprint(instance, ws, programs)}"
             if seen != before.seen or clock.now() >= before.due:
+                found = for_each(context, programs, partial(compare_program, instance, ws))
                 going = runs.unfinished(instance)
-                found = for_each(context, programs, partial(compare_program, instance, ws, going))
                 messages = [one.message for one in found if one.message]
                 before = Cursor(
                     seen=seen,
@@ -119,9 +117,27 @@ def compare(
     program: str,
     assets: Sequence[dg.AssetsDefinition],
     ordered: Sequence[Follower],
-    going: Sequence[dg.DagsterRun],
 ) -> Comparison:
-    """Compare everything of one program."""
+    """Compare everything of one program, once more where a run of its assets began meanwhile: what that run wrote before it recorded
+    anything would look like something that no run makes.
+    """
+    targets = [spec.key for asset in assets for spec in asset.specs]
+    while True:
+        newest, going = runs.newest(instance), runs.unfinished(instance)
+        found = _compare_beside(going, instance, ws, program, assets, ordered)
+        if not found.requests or not runs.began_since(instance, newest, targets):
+            return found
+
+
+def _compare_beside(
+    going: Sequence[dg.DagsterRun],
+    instance: dg.DagsterInstance,
+    ws: Workspace,
+    program: str,
+    assets: Sequence[dg.AssetsDefinition],
+    ordered: Sequence[Follower],
+) -> Comparison:
+    """Compare everything of one program beside runs that are unfinished."""
     report_checkpoints(instance, ws, program)
     situation = observe.situation(instance, ws, program, assets, going)
     waiting: dict[dg.AssetKey, runs.Tries] = {}

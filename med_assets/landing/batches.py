@@ -141,7 +141,12 @@ def unfinished(ws: Settings, program: str) -> list[str]:
     Batches in which something could not be read are among them: it is tried again. Rows are read once, so that an idle listing
     costs two calls of the system per batch.
     """
-    return [batch for batch in known(ws, program) if without_rows(ws, program, batch) or unreadable(ws, program, batch)]
+    return [batch for batch in known(ws, program) if to_take_in(ws, program, batch)]
+
+
+def to_take_in(ws: Settings, program: str, batch: str) -> bool:
+    """Whether a batch has no rows, or something of it could not be read."""
+    return without_rows(ws, program, batch) or unreadable(ws, program, batch)
 
 
 def without_rows(ws: Settings, program: str, batch: str) -> bool:

@@ -101,8 +101,10 @@ def test_a_case_goes_through_and_one_whose_machine_dies_goes_through_after_that(
     (lost,) = intakes(instance, started)
     machines.kill("code")
     assert runs.end_those_of_dead_workers(instance, lambda: 0.0) == []
-    assert lost.run_id in [one.run_id for one in intakes(instance, started)], "nobody knows yet"
-    assert lost.run_id in runs.end_those_of_dead_workers(instance, lambda: alive.SILENT_S + 1)
+    assert [one.run_id for one in intakes(instance, started)] == [lost.run_id], "nobody knows yet"
+    assert runs.end_those_of_dead_workers(instance, lambda: alive.SILENT_S + 1) == [lost.run_id]
     machines.start_code_location()
-    machines.wait_for("the second case", lambda: cases() == 2, instance)
-    machines.wait_for("the end of its run", lambda: len(intakes(instance, success)) >= 2, instance)
+    machines.wait_for("the second case", lambda: len(intakes(instance, success)) == 2, instance)
+    assert cases() == 2
+    requested = [(one.status.value, one.tags) for one in intakes(instance)]
+    assert len(requested) == 3, requested

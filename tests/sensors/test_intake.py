@@ -9,8 +9,10 @@ import dagster as dg
 import pytest
 from dagster._core.events import JobFailureData, RunFailureReason
 
+from assets import keys
 from med_assets.landing import batches
 from med_assets.settings import Workspace
+from sensors import runs
 from tests.sensors.builders import intake
 
 LONG_AGO = 1_000_000_000.0
@@ -78,6 +80,39 @@ def test_a_batch_that_lost_its_rows_is_taken_in_again_and_one_that_fails_is_trie
         materialize(instance, batch)
         ws.lake.remove("raw_cases", f"rt_dose/{batch}")
         assert [one.partition_key for one in tick(instance).run_requests or ()] == [batch], "lost once more"
+
+
+def test_a_batch_in_work_among_others_and_one_whose_run_ended_a_moment_ago_are_not_requested(
+    ws: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        for name in ("a", "b", "c"):
+            drop(ws, name)
+            tick(instance)
+        names = batches.known(ws, "rt_dose")
+        instance.add_dynamic_partitions("rt_dose_batches", names)
+        with monkeypatch.context() as meanwhile:
+            meanwhile.setattr(runs, "end_those_of_dead_workers", lambda _: finish(ws))
+            assert not tick(instance).run_requests, "their rows came after the tick had looked for them"
+        for batch in names:
+            ws.lake.remove("prepared_cases", f"rt_dose/{batch}")
+        going = dg.DagsterRun(
+            job_name="again",
+            status=dg.DagsterRunStatus.STARTED,
+            tags=keys.one_run(names, names[:2]),
+            asset_selection=frozenset([keys.key("rt_dose", "prepared_cases")]),
+        )
+        instance.add_run(going)
+        predicts = frozenset([keys.key("rt_dose", "predictions")])
+        instance.add_run(
+            dg.DagsterRun(
+                job_name="x",
+                status=dg.DagsterRunStatus.STARTED,
+                tags=keys.one_run(names, names),
+                asset_selection=predicts,
+            )
+        )
+        assert [one.partition_key for one in tick(instance).run_requests or ()] == names[2:]
 
 
 def test_what_could_not_be_read_is_tried_again_once_a_day(ws: Workspace) -> None:

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 
 from assets import batch_content, jobs, keys
+from assets.recorded import report_checkpoints
 from med_assets.review.decisions import decide
 from med_assets.settings import Workspace
 from sensors import observe, runs
@@ -14,6 +16,7 @@ from sensors.update import update_sensor
 from tests.med_assets.stages.models import cases
 
 P, BATCH = "rt_dose", "2026-01-01T00-00-00_000001"
+SECOND = "2026-01-02T00-00-00_000002"
 STAGES = ("raw_cases", "prepared_cases", "dataset", "splits", "champion", "monitoring", "report")
 DEPS = {
     "prepared_cases": ["raw_cases"],
@@ -250,6 +253,34 @@ def test_what_a_run_makes_or_reads_waits_for_it_and_the_rest_does_not(graph: Gra
     assert graph.settle() == []
     graph.instance.report_run_failed(going)
     assert graph.settle() == [["report", "splits"]]
+
+
+def test_a_batch_whose_run_begins_while_a_tick_compares_is_not_requested_once_more(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[dg.DagsterRun] = []
+
+    def slowly(*arguments: Any) -> list[str]:
+        """Report checkpoints on a busy machine: meanwhile a run takes a batch in, and writes its rows."""
+        if not begun:
+            graph.instance.add_dynamic_partitions(f"{P}_batches", [SECOND])
+            run = dg.DagsterRun(
+                job_name=keys.job(P, keys.INTAKE),
+                status=dg.DagsterRunStatus.STARTED,
+                tags={"dagster/partition": SECOND},
+                asset_selection=frozenset(keys.key(P, stage) for stage in keys.DATA),
+            )
+            begun.append(graph.instance.add_run(run))
+            cases(graph.ws, {"train": ["c"]}, batch=SECOND)
+        return report_checkpoints(*arguments)
+
+    monkeypatch.setattr("sensors.update.report_checkpoints", slowly)
+    graph.cursor = None
+    assert graph.compare()[0] == []
+    assert len(begun) == 1
+    graph.instance.report_run_failed(begun[0])
+    (request,), _ = graph.compare()
+    assert request.partition_key == SECOND, "its run died before it recorded what it made"
 
 
 def test_a_new_batch_starts_one_run_and_the_same_cases_once_more_start_none(graph: Graph) -> None:
