@@ -18,7 +18,7 @@ from med_assets.storage.result import StageResult
 from med_assets.storage.versions import versioned
 
 
-@versioned("4")
+@versioned("5")
 def champion(ws: Settings, program_name: str, named: str | None = None) -> StageResult:
     """Promote the best challenger, or the named one, if the gate lets it; every verdict that is new is kept."""
     catalog = Catalog(ws, program_name)
@@ -51,7 +51,7 @@ def _decide(ws: Settings, program_name: str, named: str | None) -> tuple[list[Ve
     verdicts = decide(ws, program_name, named)
     history = catalog.rows(Verdict)
     newest = {verdict.challenger: replace(verdict, decided_at=None) for verdict in history}
-    changed = [verdict for verdict in verdicts if verdict != newest.get(verdict.challenger)]
+    changed = [verdict for verdict in verdicts if not _stands(newest.get(verdict.challenger), verdict)]
     if changed or not history:
         catalog.append(Verdict, [replace(verdict, decided_at=now()) for verdict in changed])
     decision = deciding_verdict(verdicts)
@@ -60,6 +60,16 @@ def _decide(ws: Settings, program_name: str, named: str | None) -> tuple[list[Ve
         model = replace(newest_checkpoint, checkpoint=decision.checkpoint)
         crown(ws, model, BY_NAME if named else PROMOTED, decision.reason or "", decided_on)
     return verdicts, decision
+
+
+def _stands(before: Verdict | None, verdict: Verdict) -> bool:
+    """Whether the last verdict on an experiment holds: nothing changed, or it made this champion, before which nobody new came since.
+
+    A gate that is asked once more, as after a run that died at its end, would else have another history than one that was asked once.
+    """
+    if before is None or verdict == before:
+        return before is not None
+    return before.promoted and before.checkpoint == verdict.checkpoint and verdict.challengers == 0
 
 
 def _shown(decision: Verdict) -> dict[str, str | float | int | bool | None]:

@@ -48,11 +48,6 @@ DRAFTS = ("dataset",)
 """Kinds of artifacts of which there may be more where stages ran before all cases were there: the versions of the dataset in between."""
 
 
-def asked_again(table: str, row: Mapping[str, Any]) -> bool:
-    """Whether a row is the verdict on a champion before which nobody new came: there is one more where the gate is asked once more."""
-    return table == "promotions" and row["reference"] is None and row["challengers"] == 0
-
-
 def drops(ws: Workspace) -> dict[str, str]:
     """By name of a batch the drop that it holds."""
     return {batch: min(batches.manifest(ws, P, batch), default="-").split("-")[0] for batch in batches.known(ws, P)}
@@ -67,7 +62,6 @@ def tables(ws: Workspace) -> dict[str, list[str]]:
                 {name: _plain(name, value, by_batch) for name, value in row.items()}, sort_keys=True, default=str
             )
             for row in ws.lake.rows(table, P)
-            if not asked_again(table, row)
         ]
         if rows:
             found[table] = rows if table in ORDERED else sorted(rows)

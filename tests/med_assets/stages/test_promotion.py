@@ -201,6 +201,8 @@ def test_the_same_decision_is_written_once_and_a_changed_one_is_added(ws: Worksp
     after = ws.lake.rows("promotions", P)
     assert after[: len(first)] == first
     assert [row["promoted"] for row in after] == [False, True]
+    decided(ws)
+    assert ws.lake.rows("promotions", P) == after, "nobody new came before the champion"
 
 
 def test_without_the_baseline_there_is_nothing_to_compare_with(workspace: Workspace) -> None:
