@@ -30,8 +30,8 @@ RELEASED = "released"
 ADAPTERS = "adapters.pt"
 """File beside the weights with the adapters alone, for a network that is another's weights and these."""
 
-PRELOADED = {"med_assets.training": ("med_assets.training.job", "med_assets.training.predict")}
-"""What `storage.preloaded.parents` imports for the processes of many short jobs."""
+PRELOADED = {"med_assets.training": ("med_assets.training.job", "med_assets.training.predict", "monai")}
+"""What `storage.preloaded.parents` imports for the processes of many short jobs: MONAI too, of which most networks and predictors use some."""
 
 TAIL_LINES = 20
 """Lines of the log that a failure quotes."""

@@ -64,6 +64,9 @@ IGNORED_BY_PYTHON = {signal.SIGPIPE, signal.SIGXFSZ}
 MOST_FILES, MOST_BYTES = 16, 1 << 20
 """Of one request; a larger one is started as an ordinary process."""
 
+THREADLESS = ("JE_ARROW_MALLOC_CONF", "background_thread:false")
+"""Variable and value with which pyarrow starts no thread when it is imported: a process with two threads is not forked."""
+
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 
@@ -362,8 +365,11 @@ class _Parent:
         if self.ready:
             return
         before = dict(os.environ)
+        os.environ.setdefault(*THREADLESS)
         for name in self.imports:
             import_module(name)
+        if THREADLESS[0] not in before:
+            del os.environ[THREADLESS[0]]
         self.set_by_imports = {name: text for name, text in os.environ.items() if before.get(name) != text}
         if (threads := len(os.listdir("/proc/self/task"))) != 1:
             raise MedAssetsError(f"expected one thread after the imports of {self.module}, got {threads}")

@@ -290,7 +290,20 @@ with preloaded.parents({"subject": ()}, os.environ):
 
 
 def test_what_jobs_import_leaves_one_thread_so_that_they_are_forked() -> None:
-    """A library that starts a thread when it is imported, such as pyarrow, would make each training import all by itself."""
+    """A library that starts a thread when it is imported would make each training import all by itself; pyarrow is told not to."""
     names = [name for module in PRELOADED.values() for name in module]
     code = f"import os, {', '.join(names)}; print(len(os.listdir('/proc/self/task')))"
-    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "1"
+    variable, value = preloaded.THREADLESS
+    environment = os.environ | {variable: value}
+    assert subprocess.check_output([sys.executable, "-c", code], text=True, env=environment).strip() == "1"
+
+
+def test_a_parent_that_has_imported_pyarrow_forks_processes_with_the_environment_of_ordinary_ones(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "print(int('pyarrow' in sys.modules), len(os.listdir('/proc/self/task')), os.environ.get('JE_ARROW_MALLOC_CONF'))"
+    with preloaded.parents({SUBJECT: ("pyarrow",)}, os.environ) as found:
+        monkeypatch.setenv(preloaded.VARIABLE, found[preloaded.VARIABLE])
+        forked, out, _ = run(folder, code)
+    assert isinstance(forked, preloaded.Forked)
+    assert out.split() == ["1", "1", str(os.environ.get("JE_ARROW_MALLOC_CONF"))]
