@@ -13,14 +13,14 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 from med_assets.errors import ConfigurationError, LaunchFailed
 from med_assets.launch import launcher
-from med_assets.launch.jobs import LOG, RESULT, TAIL_LINES
+from med_assets.launch.clusters import ClusterLauncher, Known
+from med_assets.launch.jobs import LOG, TAIL_LINES
 from med_assets.launch.kubernetes_jobs import (
     CONTAINER,
     LABEL,
@@ -61,28 +61,12 @@ LOG_BYTES = 64 * 1024
 """Most that is read of the log of a pod."""
 
 
-@dataclass
-class _Known:
-    """What was last heard of a job, and since when, s of the monotonic clock."""
-
-    state: State
-    asked_at: float = -float("inf")
-    ended_at: float = -float("inf")
-    stuck_at: float = -float("inf")
-
-
-class KubernetesLauncher(launcher.Launcher):
+class KubernetesLauncher(ClusterLauncher):
     """Runs a stage as a Job, on the cluster that `kubernetes.yaml` describes."""
 
+    configuration: Configuration
     configuration_type: ClassVar[type[launcher.Configuration]] = Configuration
     record: ClassVar[str] = RECORD
-
-    def __init__(self, configuration: launcher.Configuration | None = None) -> None:
-        configuration = configuration or Configuration()
-        assert isinstance(configuration, Configuration)
-        super().__init__(configuration)
-        self.asked: Configuration = configuration
-        self._known: dict[str, _Known] = {}
 
     @property
     def shares_folder(self) -> bool:
@@ -95,7 +79,7 @@ class KubernetesLauncher(launcher.Launcher):
 
     def submit(self, job: Path, command: Sequence[str], env: Mapping[str, str]) -> Handle:
         name = job_name(job)
-        body = manifest(name, command, env, self.cluster, self.asked)
+        body = manifest(name, command, env, self.cluster, self.configuration)
         until = time.monotonic() + self.cluster.stop_s + REPLACED_WITHIN_S
         while time.monotonic() < until:
             made = self._ask(self._batch.create_namespaced_job, self.cluster.namespace, body, missing="the namespace")
@@ -122,21 +106,6 @@ class KubernetesLauncher(launcher.Launcher):
         if there is None or there.metadata.deletion_timestamp or not self._runs(job_name(job), there):
             return None
         return self._handle(job, there.metadata.uid)
-
-    def state(self, handle: Handle) -> State:
-        """State now; the cluster itself is asked once in `ask_s` seconds at most."""
-        now = time.monotonic()
-        if (handle.job / RESULT).is_file():
-            return State(Phase.ENDED, f"{handle.title} has a result")
-        known = self._known.setdefault(handle.id, _Known(State(Phase.RUNNING, f"{handle.title} is submitted")))
-        if now - known.asked_at >= self.asked.ask_s:
-            known.asked_at = now
-            try:
-                known.state = self._state(handle, known, now)
-            except LaunchFailed as error:
-                words = f"the cluster does not answer, {handle.title} is taken to go on ({error})"
-                known.state = State(Phase.RUNNING, words)
-        return known.state
 
     def cancel(self, handle: Handle) -> None:
         there = self._read(job_name(handle.job))
@@ -168,7 +137,7 @@ class KubernetesLauncher(launcher.Launcher):
         write_json(job / RECORD, {"name": name, "namespace": self.cluster.namespace, "uid": uid})
         return Handle(job, uid, title(name), started_here)
 
-    def _state(self, handle: Handle, known: _Known, now: float) -> State:
+    def _state(self, handle: Handle, known: Known, now: float) -> State:
         name = job_name(handle.job)
         there = self._read(name, tries=1)
         if there is None or there.metadata.uid != handle.id:
@@ -178,18 +147,16 @@ class KubernetesLauncher(launcher.Launcher):
         pod = newest(pods)
         state = self._words(handle.title, there, pods)
         if state is None:
-            if known.ended_at < 0:
-                known.ended_at = now
-            if now - known.ended_at < RESULT_WITHIN_S:
+            if known.may_have_result(now, RESULT_WITHIN_S):
                 return State(Phase.RUNNING, f"{handle.title} ended; waiting for its result")
             state = State(Phase.RESUMABLE, f"{handle.title} ended without a result")
         if state.phase is Phase.RUNNING and no_start(pod) is not None:
-            known.stuck_at = known.stuck_at if known.stuck_at >= 0 else now
+            known.stuck_at = known.stuck_at or now
             if now - known.stuck_at >= self.cluster.start_within_min * 60:
                 self._delete(there, "Background")
                 state = State(Phase.ENDED, f"{state.message}; given up after {self.cluster.start_within_min:g} min")
         else:
-            known.stuck_at = -float("inf")
+            known.stuck_at = None
         if state.phase is not Phase.RUNNING:
             self._keep_log(handle.job, pod)
         return state

@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from med_assets.errors import ConfigurationError
-from med_assets.launch import launcher
+from med_assets.launch import clusters
 from med_assets.settings import without_secrets
 from med_assets.storage.files import digest, read_yaml
 
@@ -154,7 +154,7 @@ def load_cluster(path: Path) -> Cluster:
         raise ConfigurationError(f"{path.name}: {field}: {wrong['msg'].removeprefix('Value error, ')}") from error
 
 
-class Configuration(launcher.Configuration):
+class Configuration(clusters.Configuration):
     """What a stage asks the cluster for. What is None is not asked for: the defaults of the namespace hold."""
 
     launcher: Literal["kubernetes"] = "kubernetes"
@@ -165,7 +165,6 @@ class Configuration(launcher.Configuration):
     pool: str | None = Field(
         default=None, pattern=r"^[\w.-]+$", description="nodes, one of the pools of kubernetes.yaml"
     )
-    ask_s: float = Field(default=10.0, ge=0, description="least time between two questions about one job, s")
 
 
 def job_name(job: Path) -> str:

@@ -17,32 +17,38 @@ finds a job only by the id that the submitting process kept.
 import fcntl
 import os
 import re
+import secrets
 import subprocess
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from med_assets.errors import LaunchFailed
-from med_assets.launch import launcher
-from med_assets.launch.jobs import LOCK, LOG, RESULT, Kind, kind
+from med_assets.launch import clusters, launcher
+from med_assets.launch.clusters import ClusterLauncher, Known
+from med_assets.launch.jobs import LOCK, LOG, Kind, kind
 from med_assets.launch.launcher import Handle, Phase, State
 from med_assets.launch.slurm_scripts import (
     EXIT,
     NO_ENVIRONMENT,
+    NO_HOME,
     NO_PROGRAM,
     NO_SCRATCH,
+    NO_SOURCE,
+    SEEN,
     STUCK,
     node_script,
     shared_script,
 )
-from med_assets.storage.files import digest, read_json, write_json, write_text
+from med_assets.storage.files import HASH_CHARS, digest, read_json, write_json, write_text
 from med_assets.training import status
 
 JOB, SCRIPT = "slurm.json", "slurm.sh"
+
+NO_LOG = "53"
+"""What Slurm calls the signal of a job whose log its node could not open."""
 
 ANSWER_WITHIN_S = 60.0
 """How long one of Slurm's commands may take, s."""
@@ -83,6 +89,9 @@ ENDS = {
 UNPREPARED = {
     NO_ENVIRONMENT: "found no launch.environment_file on {nodes} that belongs to its user and has mode 0600; see docs/slurm.md",
     NO_PROGRAM: "found no med-assets on the PATH of {nodes}; install it there, or set PATH in launch.environment_file",
+    NO_HOME: "does not see the folder of this job on {nodes}: share MED_ASSETS_HOME under the same path, or, for stages, set "
+    "launch.shared_folder: false; see docs/slurm.md",
+    NO_SOURCE: "does not see the Python environment and the source of this host on {nodes}; share them under the same paths",
     NO_SCRATCH: "could not write to launch.scratch on {nodes}",
 }
 """What a node lacks, by the exit code of its script."""
@@ -99,7 +108,7 @@ FIXED_OPTIONS = (
 """Options of sbatch by which a training is found, followed and requeued; an experiment can't give them."""
 
 
-class Configuration(launcher.Configuration):
+class Configuration(clusters.Configuration):
     """What a job asks Slurm for.
 
     What is None is not asked for: the cluster's own default holds, or that of sbatch's variables (SBATCH_PARTITION, ...).
@@ -130,8 +139,6 @@ class Configuration(launcher.Configuration):
         default="/tmp",
         description="folder on each node for the log, and for the home unless the file sets one; absolute path",
     )
-
-    ask_s: float = Field(default=10.0, ge=0, description="least time between two questions to Slurm about one job, s")
 
     @model_validator(mode="after")
     def _can_be_asked_for(self) -> Self:
@@ -234,10 +241,21 @@ def _going_on(title: str, fields: Mapping[str, str]) -> str:
     return words if restarts == "0" else f"{words}, requeued {restarts} times so far"
 
 
-def _code(text: str) -> int:
-    """Exit code as a shell gives it, of Slurm's `code:signal`."""
+def _code(job: Path, text: str) -> int:
+    """Exit code as a shell gives it, of Slurm's `code:signal`; that of its script where the node could not open the log of a job."""
     code, _, signal = text.partition(":")
+    if signal == NO_LOG:
+        return NO_HOME if (job / SEEN).is_file() else NO_SCRATCH
     return 128 + int(signal) if signal not in ("", "0") else int(code or 0)
+
+
+def _token(job: Path) -> str:
+    """What a node must find in the folder of a job, to know that it sees this folder and no other of this path. It never changes: a
+    node may remember a file for a while."""
+    path = job / SEEN
+    if not path.is_file():
+        write_text(path, secrets.token_hex(HASH_CHARS // 2))
+    return path.read_text()
 
 
 def _exit_code(job: Path, job_id: str) -> int | None:
@@ -249,46 +267,33 @@ def _exit_code(job: Path, job_id: str) -> int | None:
     return int(code) if of_job == job_id else None
 
 
-@dataclass
-class _Known:
-    """What was last heard of a job, and when, s of the monotonic clock."""
-
-    state: State
-    asked_at: float = -float("inf")
-    ended_at: float = -float("inf")
-
-
-class SlurmLauncher(launcher.Launcher):
+class SlurmLauncher(ClusterLauncher):
     """Runs a job's command as a Slurm job, with what `launch` asks for."""
 
+    configuration: Configuration
     configuration_type: ClassVar[type[launcher.Configuration]] = Configuration
     record: ClassVar[str] = JOB
-
-    def __init__(self, configuration: launcher.Configuration | None = None) -> None:
-        configuration = configuration or Configuration()
-        assert isinstance(configuration, Configuration)
-        super().__init__(configuration)
-        self.asked: Configuration = configuration
-        self._known: dict[str, _Known] = {}
+    cluster_name: ClassVar[str] = "Slurm"
 
     @property
     def shares_folder(self) -> bool:
-        return self.asked.shared_folder
+        return self.configuration.shared_folder
 
     def submit(self, job: Path, command: Sequence[str], env: Mapping[str, str]) -> Handle:
+        asked = self.configuration
         with (job / LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if (found := self.find(job)) is not None:
                 return found
             if self.shares_folder:
                 stage = kind(job) is Kind.STAGE
-                write_text(
-                    job / SCRIPT, shared_script(command, self.asked.environment_file if stage else None, stage=stage)
-                )
+                token = _token(job)
+                script = shared_script(command, token, asked.environment_file if stage else None, stage=stage)
             else:
-                write_text(job / SCRIPT, node_script(command, env, self.asked.environment_file, self.asked.scratch))
+                script = node_script(command, env, asked.environment_file, asked.scratch)
                 env = {name: text for name, text in os.environ.items() if name.startswith(SENT)}
-            answer = _slurm("sbatch", *options(job, self.asked), str(job / SCRIPT), env=env)
+            write_text(job / SCRIPT, script)
+            answer = _slurm("sbatch", *options(job, asked), str(job / SCRIPT), env=env)
             job_id = answer.split(";")[0]
             write_json(job / JOB, {"job_id": job_id, "name": self._name(job)})
             return Handle(job, job_id, title(job_id), started_here=True)
@@ -306,20 +311,6 @@ class SlurmLauncher(launcher.Launcher):
                 return Handle(job, record["job_id"], title(record["job_id"]))
         return None
 
-    def state(self, handle: Handle) -> State:
-        """State now; Slurm itself is asked once in `ask_s` seconds at most."""
-        now = time.monotonic()
-        if (handle.job / RESULT).is_file():
-            return State(Phase.ENDED, f"{handle.title} has a result")
-        known = self._known.setdefault(handle.id, _Known(State(Phase.RUNNING, f"{handle.title} is submitted")))
-        if now - known.asked_at >= self.asked.ask_s:
-            known.asked_at = now
-            try:
-                known.state = self._state(handle, show(handle.id), known, now)
-            except LaunchFailed as error:
-                known.state = State(Phase.RUNNING, f"Slurm does not answer, {handle.title} is taken to go on ({error})")
-        return known.state
-
     def cancel(self, handle: Handle) -> None:
         _slurm("scancel", handle.id)
 
@@ -329,14 +320,13 @@ class SlurmLauncher(launcher.Launcher):
     def examine(self) -> str:
         return f"Slurm partitions {partitions()}"
 
-    def _state(self, handle: Handle, fields: dict[str, str] | None, known: _Known, now: float) -> State:
+    def _state(self, handle: Handle, known: Known, now: float) -> State:
+        fields = show(handle.id)
         if (state := state_of(handle, fields)) is not None:
             return state
         # Ended well, or forgotten by Slurm without a word of how: the result may be written and not yet visible here.
-        if known.ended_at < 0:
-            known.ended_at = now
         code = _exit_code(handle.job, handle.id) if fields is None else 0
-        if now - known.ended_at < RESULT_VISIBLE_WITHIN_S and code == 0:
+        if known.may_have_result(now, RESULT_VISIBLE_WITHIN_S) and code == 0:
             return State(Phase.RUNNING, f"{handle.title} ended; waiting for its result to be visible here")
         how = "ended" if fields else "is no longer known to Slurm, and ended"
         return State(Phase.RESUMABLE, f"{handle.title} {how} without a result")
@@ -355,7 +345,7 @@ def state_of(handle: Handle, fields: dict[str, str] | None) -> State | None:
     if name in ENDS:
         words, again = ENDS[name]
         return State(Phase.RESUMABLE if again else Phase.ENDED, f"{handle.title} {words.format(nodes=nodes)}")
-    code = _exit_code(handle.job, handle.id) if fields is None else _code(fields.get("ExitCode", ""))
+    code = _exit_code(handle.job, handle.id) if fields is None else _code(handle.job, fields.get("ExitCode", ""))
     if code == STUCK:
         words = "saved nothing before its wall-clock limit, so it would never get further; raise launch.time_min"
         return State(Phase.ENDED, f"{handle.title} {words}")

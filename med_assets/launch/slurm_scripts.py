@@ -14,8 +14,14 @@ EXIT = "slurm.exit"
 STUCK = 76
 """Exit code of the script at the wall-clock limit when this start saved nothing: another would not get further."""
 
-NO_ENVIRONMENT, NO_PROGRAM, NO_SCRATCH = 77, 78, 79
-"""Exit codes of the script of a stage on a node that lacks something."""
+NO_ENVIRONMENT, NO_PROGRAM, NO_SCRATCH, NO_HOME, NO_SOURCE = range(77, 82)
+"""Exit codes of the script on a node that lacks something."""
+
+SEEN = "slurm.home"
+"""File of a job folder by which a node knows that it sees the folder that the submit host sees."""
+
+SEEN_WITHIN_S = 60
+"""How long it may be unseen on a node, s: NFS keeps what it knows of a folder for up to 60 s."""
 
 BODY = """work=
 trap 'limit=yes; kill -TERM $work 2>/dev/null' USR1
@@ -38,6 +44,11 @@ fi
 
 SHARED = """#!/bin/bash
 # Written by med_assets at each submission. USR1 comes before the wall-clock limit, TERM when the job is cancelled or preempted.
+until [ "$(cat {seen} 2> /dev/null)" = {token} ]; do
+  [ "$SECONDS" -lt {seen_within_s} ] || exit {no_home}
+  sleep 1
+done
+[ -x {python} ] && [ -d {source} ] || exit {no_source}
 {environment}export PYTHONPATH={source}${{PYTHONPATH:+:$PYTHONPATH}}
 unset SLURM_NTASKS SLURM_NPROCS SLURM_NTASKS_PER_NODE  # with them Lightning would expect srun
 limit= stopped=
@@ -83,15 +94,31 @@ SAVES = '"$MED_ASSETS_HOME/store" "$MED_ASSETS_HOME/tmp/jobs"'
 """Where a stage saves what it has done: artifacts, and checkpoints of its trainings."""
 
 
-def shared_script(command: Sequence[str], environment_file: str | None = None, *, stage: bool = False) -> str:
-    """What a node runs in a job folder that it shares with the submit host: a command with the code of this process."""
+def shared_script(
+    command: Sequence[str], token: str, environment_file: str | None = None, *, stage: bool = False
+) -> str:
+    """What a node runs in a job folder that it shares with the submit host: a command with the code of this process.
+
+    `token` is what stands in the file SEEN of that folder.
+    """
     source = shlex.quote(str(Path(med_assets.__file__).resolve().parent.parent))
     body = (
         _body(command, ASKED_TO_STOP, SAVES)
         if stage
         else _body(command, f"[ ! -f {RESULT} ]", "checkpoints predictions")
     )
-    return SHARED.format(environment=_environment(environment_file), source=source, exit=EXIT, body=body)
+    return SHARED.format(
+        environment=_environment(environment_file),
+        source=source,
+        exit=EXIT,
+        body=body,
+        python=shlex.quote(command[0]),
+        seen=SEEN,
+        token=token,
+        seen_within_s=SEEN_WITHIN_S,
+        no_home=NO_HOME,
+        no_source=NO_SOURCE,
+    )
 
 
 def node_script(command: Sequence[str], settings: Mapping[str, str], environment_file: str | None, scratch: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from assets import build_program, keys
 from med_assets.cli import doctor
 from med_assets.cli.main import main
 from med_assets.evaluation.predicting import predict_cases
-from med_assets.launch import slurm
+from med_assets.launch import slurm, slurm_scripts
 from med_assets.launch.configuration import build, launch_of
 from med_assets.launch.follow import Event, Submitted, finish
 from med_assets.launch.jobs import LOG, RESULT, command
@@ -293,6 +294,33 @@ def test_why_a_job_waits_and_who_ended_it_is_told_in_words(slurm_cluster: Cluste
     assert SLURM.state(training).phase is Phase.ENDED
 
 
+@pytest.mark.parametrize("there", [None, "another folder"])
+def test_a_node_that_does_not_see_the_folder_of_the_job_says_so(
+    slurm_cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: str | None
+) -> None:
+    monkeypatch.setattr(slurm_scripts, "SEEN_WITHIN_S", 1)
+    job = job_of(tmp_path / "job", EPOCHS, options=["--hold"])
+    training, own = submit(job), tmp_path / "own"
+    token = (job / slurm_scripts.SEEN).read_text()
+    job.rename(own)  # what the node has under this path while the job runs
+    if there is not None:
+        job.mkdir()
+        (job / slurm_scripts.SEEN).write_text("another token")
+    slurm_cluster.run("scontrol", "release", training.id)
+    until(lambda: slurm.ended(slurm.show(training.id) or {}), "the job ended")
+    if there is not None:
+        shutil.rmtree(job)
+    own.rename(job)
+    state = SLURM.state(training)
+    assert state.phase is Phase.ENDED
+    assert f"does not see the folder of this job on {slurm_cluster.host}" in state.message
+    assert starts(job) == 0
+    again = submit(job)
+    slurm_cluster.run("scontrol", "release", again.id)
+    until(lambda: (job / RESULT).is_file(), "the training is done")
+    assert (job / slurm_scripts.SEEN).read_text() == token, "a node may remember the file"
+
+
 def test_what_slurm_does_not_take_fails_with_its_words(slurm_cluster: Cluster, tmp_path: Path) -> None:
     job = job_of(tmp_path / "job", EPOCHS, partition="no_such_partition")
     with dg.DagsterInstance.ephemeral() as instance:
@@ -361,7 +389,8 @@ def test_the_graph_and_the_command_line_train_the_same_checkpoint_on_slurm(
 def test_at_the_limit_a_job_that_saved_nothing_new_is_not_requeued(tmp_path: Path, saves: str, code: int) -> None:
     """The script that nodes run, on its own; where the node has no scontrol, the launcher submits again."""
     job = job_of(tmp_path / "job", f"{saves}\n(job / 'ready').touch()\ntime.sleep(300)")
-    (job / slurm.SCRIPT).write_text(slurm.shared_script(Scripted().command(job)))
+    (job / slurm_scripts.SEEN).write_text("a-token")
+    (job / slurm.SCRIPT).write_text(slurm.shared_script(Scripted().command(job), "a-token"))
     env = {**os.environ, "SLURM_JOB_ID": "7", "PATH": "/usr/bin:/bin", "SLURM_CONF": "/dev/null"}
     process = subprocess.Popen(["bash", slurm.SCRIPT], cwd=job, env=env, stderr=subprocess.PIPE)
     until(lambda: (job / "ready").exists(), "the training runs")
@@ -384,6 +413,8 @@ def test_at_the_limit_a_job_that_saved_nothing_new_is_not_requeued(tmp_path: Pat
         ("JobState=FAILED ExitCode=75:0", "was not requeued by its node", True),
         ("JobState=FAILED ExitCode=137:0 NodeList=gpu7", "killed by signal 9 on gpu7", True),
         ("JobState=FAILED ExitCode=0:9 NodeList=gpu7", "killed by signal 9 on gpu7", True),
+        ("JobState=FAILED ExitCode=0:53 NodeList=gpu7", "could not write to launch.scratch on gpu7", False),
+        ("JobState=FAILED ExitCode=81:0 NodeList=gpu7", "does not see the Python environment", False),
         ("JobState=FAILED ExitCode=1:0", "exit code 1", False),
     ],
 )

@@ -16,7 +16,16 @@ from med_assets.launch import slurm_scripts
 from med_assets.launch.configuration import Launch, StageLaunch
 from med_assets.launch.launcher import Handle, Phase
 from med_assets.launch.slurm import Configuration, SlurmLauncher, options, state_of
-from med_assets.launch.slurm_scripts import NO_ENVIRONMENT, NO_PROGRAM, STUCK, node_script
+from med_assets.launch.slurm_scripts import (
+    NO_ENVIRONMENT,
+    NO_HOME,
+    NO_PROGRAM,
+    NO_SOURCE,
+    SEEN,
+    STUCK,
+    node_script,
+    shared_script,
+)
 from med_assets.launch.stages import Stage
 from med_assets.settings import SECRETS
 from med_assets.training.status import REQUEUE
@@ -90,6 +99,21 @@ def test_secrets_that_others_can_read_or_that_are_missing_end_the_job(node: dict
 
 def test_a_node_without_the_program_says_so(node: dict[str, Any]) -> None:
     assert start(node, path="/usr/bin:/bin").wait(20) == NO_PROGRAM
+
+
+@pytest.mark.parametrize(
+    ("program", "token", "code"),
+    [("/nowhere/python", "a", NO_SOURCE), ("/bin/true", "b", NO_HOME), ("/bin/true", "a", 0)],
+)
+def test_a_node_that_shares_folders_looks_for_them_before_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, token: str, code: int
+) -> None:
+    monkeypatch.setattr(slurm_scripts, "SEEN_WITHIN_S", 0)
+    (tmp_path / SEEN).write_text(token)
+    (tmp_path / "slurm.sh").write_text(shared_script([program], "a"))
+    env = {"PATH": "/usr/bin:/bin", "SLURM_JOB_ID": "7"}
+    assert subprocess.run(["bash", "slurm.sh"], cwd=tmp_path, env=env, check=False).returncode == code
+    assert (tmp_path / slurm_scripts.EXIT).exists() == (code == 0)
 
 
 @pytest.mark.parametrize(("saves", "code"), [("", STUCK), ("yes", REQUEUE)])
