@@ -71,12 +71,17 @@ def context(root: Path) -> set[str]:
     return exclude_paths(str(root), [line for line in lines if line and not line.startswith("#")])
 
 
-def environment(image: Path, folder: Path) -> dict[str, str]:
-    """Where the commands of the image run: its folder comes first, and nothing of this process is known but the interpreter."""
+@pytest.fixture(scope="module")
+def environment(image: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Where the commands of the image run: its folder comes first, and nothing of this process is known but the interpreter.
+
+    What one of them compiled and composed is there for the next.
+    """
+    folder = tmp_path_factory.mktemp("container")
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
     return {
         "PATH": path, "PYTHONPATH": str(image), "HOME": str(folder), "TMPDIR": str(folder), "DAGSTER_HOME": str(folder),
-        "MED_ASSETS_HOME": str(folder / "home"), "DAGSTER_DISABLE_TELEMETRY": "yes", "PYTHONDONTWRITEBYTECODE": "1",
+        "MED_ASSETS_HOME": str(folder / "home"), "DAGSTER_DISABLE_TELEMETRY": "yes", "PYTHONPYCACHEPREFIX": str(folder / "compiled"),
     }  # fmt: skip
 
 
@@ -137,24 +142,26 @@ def test_homes_data_keys_and_history_stay_out(tmp_path: Path) -> None:
     assert {path for path in context(tmp_path) if (tmp_path / path).is_file()} == wanted
 
 
-def test_doctor_passes_on_what_the_image_has(instructions: list[Instruction], image: Path, tmp_path: Path) -> None:
+def test_doctor_passes_on_what_the_image_has(
+    instructions: list[Instruction], image: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
     command = of(instructions, "RUN")[-1].value
     done = subprocess.run(
-        ["sh", "-c", command], cwd=image, env=environment(image, tmp_path), capture_output=True, text=True, check=False
+        ["sh", "-c", command], cwd=image, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "ok    experiments of rt_dose" in done.stdout
     assert "bad" not in done.stdout
-    where = [sys.executable, "-c", "import med_assets, definitions; print(med_assets.__file__, definitions.__file__)"]
+    find = "from importlib.util import find_spec as find; print(find('med_assets').origin, find('definitions').origin)"
     asked = subprocess.run(
-        where, cwd=tmp_path, env=environment(image, tmp_path), capture_output=True, text=True, check=True
+        [sys.executable, "-c", find], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
     assert asked.stdout.split() == [str(image / "med_assets" / "__init__.py"), str(image / "definitions.py")]
 
 
 @pytest.mark.slow
 def test_the_command_of_the_image_serves_the_code_location_and_its_health_check_says_so(
-    instructions: list[Instruction], image: Path, tmp_path: Path
+    instructions: list[Instruction], image: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -163,16 +170,18 @@ def test_the_command_of_the_image_serves_the_code_location_and_its_health_check_
     serve = [here.get(word, word) for word in json.loads(of(instructions, "CMD")[0].value)]
     check = of(instructions, "HEALTHCHECK")[0].value.partition(" CMD ")[2]
     ask = [here.get(word, word) for word in json.loads(check)]
-    env = environment(image, tmp_path) | {"MED_ASSETS_PSEUDONYM_KEY": "a-key-that-only-the-tests-know"}
+    env = environment | {"MED_ASSETS_PSEUDONYM_KEY": "a-key-that-only-the-tests-know"}
     assert subprocess.run(ask, cwd=image, env=env, capture_output=True, check=False).returncode != 0
     with (tmp_path / "log").open("w") as log:
         server = subprocess.Popen(serve, cwd=image, env=env, stdout=log, stderr=subprocess.STDOUT)
     try:
         until = time.monotonic() + 120
-        while subprocess.run(ask, cwd=image, env=env, capture_output=True, check=False).returncode != 0:
+        while "Started Dagster code server for module definitions" not in (tmp_path / "log").read_text():
             assert server.poll() is None, (tmp_path / "log").read_text()
             assert time.monotonic() < until
-        assert "Started Dagster code server for module definitions" in (tmp_path / "log").read_text()
+            time.sleep(0.1)
+        while subprocess.run(ask, cwd=image, env=env, capture_output=True, check=False).returncode != 0:
+            assert time.monotonic() < until
     finally:
         server.terminate()
         server.wait(30)
