@@ -53,6 +53,10 @@ RESOLUTIONS = {name: getattr(style, name) for name in ("DPI", "PUBLICATION_DPI",
 for _name in RESOLUTIONS:  # half of what a stage costs over a small phantom is the pixels of its pictures
     setattr(style, _name, 60)
 
+LAYOUTS = {name: getattr(style, name) for name in ("LAYOUT", "PDF_FONTS")}
+for _name, _quick in {"LAYOUT": "none", "PDF_FONTS": 3}.items():  # more than half of the rest is making space for texts, and fonts
+    setattr(style, _name, _quick)
+
 DRILL_FIXTURES = {"slurm_cluster"}
 
 
@@ -113,7 +117,14 @@ def no_connections_to_earlier_buckets() -> Iterator[None]:
 
 
 @pytest.fixture
-def full_resolution(monkeypatch: pytest.MonkeyPatch) -> None:
+def full_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are laid out and have fonts as users get them: in the tests of each program that plot all that it has."""
+    for name, value in LAYOUTS.items():
+        monkeypatch.setattr(style, name, value)
+
+
+@pytest.fixture
+def full_resolution(full_layout: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures as users get them; those of other tests are small."""
     for name, dpi in RESOLUTIONS.items():
         monkeypatch.setattr(style, name, dpi)

@@ -53,6 +53,12 @@ PDF_RASTER_DPI = 150
 A4_INCHES = (8.27, 11.69)
 """Width and height of an upright page."""
 
+LAYOUT = "constrained"
+"""How matplotlib makes space for texts; it draws each figure twice for it."""
+
+PDF_FONTS = 42
+"""TrueType, which journals ask for and other programs can edit; 3 is for readers only, and made faster."""
+
 COMPRESSION = 3
 """Effort of zlib for print: the most is three times slower for a tenth of the size."""
 
@@ -60,7 +66,6 @@ _PUBLICATION_RC: dict[str, Any] = _RC | {
     "font.size": PUBLICATION_PT,
     "axes.titlesize": 13.0,
     "pdf.compression": COMPRESSION,
-    "pdf.fonttype": 42,  # TrueType, which journals ask for and other programs can edit
 }
 
 _for_print: ContextVar[bool] = ContextVar("for_print", default=False)
@@ -94,8 +99,8 @@ def figure(path: Path, width: float, height: float, *, print_scale: float = PUBL
 
     for_print = _for_print.get()
     scale, dpi = (print_scale, PUBLICATION_DPI) if for_print else (1.0, DPI)
-    with mpl.rc_context(dict[Any, Any](_PUBLICATION_RC if for_print else _RC)):
-        drawn = Figure(figsize=(width * scale, height * scale), dpi=dpi, layout="constrained")
+    with mpl.rc_context(dict[Any, Any](_PUBLICATION_RC if for_print else _RC) | {"pdf.fonttype": PDF_FONTS}):
+        drawn = Figure(figsize=(width * scale, height * scale), dpi=dpi, layout=LAYOUT)
         FigureCanvasAgg(drawn)
         yield drawn
         if for_print:
@@ -131,7 +136,7 @@ def page(path: Path) -> Iterator["Figure"]:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(dict[Any, Any](_RC | {"pdf.fonttype": 42, "pdf.compression": COMPRESSION})):
+    with mpl.rc_context(dict[Any, Any](_RC | {"pdf.fonttype": PDF_FONTS, "pdf.compression": COMPRESSION})):
         plotted = Figure(figsize=A4_INCHES)
         yield plotted
         with replacing(path) as temporary:

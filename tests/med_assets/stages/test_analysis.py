@@ -111,6 +111,7 @@ def test_a_case_that_fails_is_reported_left_out_and_tried_again(ws: Workspace) -
     assert "1 cases could not be measured" in next(iter(analyses(gather(ws, P)))).text
 
 
+@pytest.mark.usefixtures("full_layout")
 def test_the_report_shows_what_was_made_and_says_when_it_is_stale(ws: Workspace) -> None:
     stages.report(ws, P)
     page = ws.reports / P / "report.html"

@@ -157,6 +157,7 @@ def test_without_a_champion_nothing_is_scored_and_that_is_said(workspace: Worksp
     assert in_control(workspace, P).passed
 
 
+@pytest.mark.usefixtures("full_layout")
 def test_the_report_shows_trend_and_drift_of_the_champion(ws: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     from med_assets import program
 
