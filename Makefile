@@ -56,7 +56,6 @@ ui: setup  ## Open Dagster on http://localhost:3000 with its sensors and schedul
 	if test -f "$$MED_ASSETS_HOME/demo.env"; then source "$$MED_ASSETS_HOME/demo.env"; fi; umask 077; $(BIN)/python -m resources.ui
 
 test: setup  ## Types and the tests of every feature, style and import contracts among them (less than half an hour on two cores)
-	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'not drill'
 
 test-fast: setup  ## The tests that are marked neither slow nor drill

@@ -54,7 +54,10 @@ for _name in RESOLUTIONS:  # half of what a stage costs over a small phantom is 
     setattr(style, _name, 60)
 
 LAYOUTS = {name: getattr(style, name) for name in ("LAYOUT", "PDF_FONTS")}
-for _name, _quick in {"LAYOUT": "none", "PDF_FONTS": 3}.items():  # more than half of the rest is making space for texts, and fonts
+for _name, _quick in {
+    "LAYOUT": None,
+    "PDF_FONTS": 3,
+}.items():  # more than half of the rest is making space for texts, and fonts
     setattr(style, _name, _quick)
 
 DRILL_FIXTURES = {"slurm_cluster"}

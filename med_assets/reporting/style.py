@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from med_assets.storage.files import replacing
 
@@ -53,7 +53,7 @@ PDF_RASTER_DPI = 150
 A4_INCHES = (8.27, 11.69)
 """Width and height of an upright page."""
 
-LAYOUT = "constrained"
+LAYOUT: Literal["constrained"] | None = "constrained"
 """How matplotlib makes space for texts; it draws each figure twice for it."""
 
 PDF_FONTS = 42
