@@ -173,20 +173,31 @@ def _quiet_context() -> Iterator[Any]:
 
 
 def _validated(context: Any, table: "pd.DataFrame", expectations: Sequence[Expectation]) -> list[Any]:
-    """The outcome of each expectation, in their order; one validation of the whole suite shares what they measure."""
-    import great_expectations as gx
+    """The outcome of each expectation, in their order; one validation of the whole suite shares what they measure.
 
+    Which cases fail is asked only of the expectations that do not hold: to list them takes a third of the time of a suite.
+    """
     definition = (
         context.data_sources.add_pandas("facts")
         .add_dataframe_asset("facts")
         .add_batch_definition_whole_dataframe("all")
     )
-    suite = gx.ExpectationSuite("audit", expectations=[_build(one, place) for place, one in enumerate(expectations)])
-    found = definition.get_batch({"dataframe": table}).validate(
-        suite, result_format={"result_format": "COMPLETE", "unexpected_index_column_names": [INDEX]}
-    )
-    # Those that raise come first.
-    return sorted(found.results, key=lambda outcome: outcome.expectation_config.meta[PLACE])
+    batch = definition.get_batch({"dataframe": table})
+    outcomes = _outcomes(batch, dict(enumerate(expectations)), {"result_format": "BASIC"})
+    unmet = {place: expectations[place] for place, outcome in outcomes.items() if not outcome.success}
+    listing = {"result_format": "COMPLETE", "unexpected_index_column_names": [INDEX]}
+    if unmet:
+        outcomes |= _outcomes(batch, unmet, listing)
+    return [outcomes[place] for place in range(len(expectations))]
+
+
+def _outcomes(batch: Any, expectations: Mapping[int, Expectation], result_format: Mapping[str, Any]) -> dict[int, Any]:
+    """The outcomes of a validation by the numbers of the expectations; those that raise come first in its results."""
+    import great_expectations as gx
+
+    suite = gx.ExpectationSuite("audit", expectations=[_build(one, place) for place, one in expectations.items()])
+    found = batch.validate(suite, result_format=dict(result_format))
+    return {outcome.expectation_config.meta[PLACE]: outcome for outcome in found.results}
 
 
 def _result(expectation: Expectation, table: "pd.DataFrame", outcome: Any) -> Result:
