@@ -12,6 +12,8 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ["DAGSTER_DISABLE_TELEMETRY"] = "yes"
+os.environ["GX_ANALYTICS_ENABLED"] = "false"
+os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"  # a parent with two threads forks nothing
 
 # Dagster gives SIGTERM the disposition of SIGINT. In a job that a shell started in the background that is "ignored", which
 # every process that a test starts would inherit.
@@ -26,6 +28,7 @@ from med_assets.launch.jobs import PRELOADED
 from med_assets.reporting import style
 from med_assets.settings import Workspace
 from med_assets.storage import preloaded
+from tests.fresh import LIBRARIES
 
 # How long a test takes says nothing about what it tests, on a machine that others use too.
 settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -43,8 +46,11 @@ KEPT = ("MED_ASSETS_REAL_DATA", "MED_ASSETS_CACHE", preloaded.VARIABLE)
 
 if preloaded.VARIABLE not in os.environ:  # those of pytest-xdist share the parents of the process that started them
     _parents = ExitStack()
-    os.environ.update(_parents.enter_context(preloaded.parents(PRELOADED, os.environ)))
+    os.environ.update(_parents.enter_context(preloaded.parents({**PRELOADED, "tests.fresh": LIBRARIES}, os.environ)))
     atexit.register(_parents.close)
+
+GIVEN = frozenset(os.environ)
+"""Names of the variables that the tests were started with, without those that imports set later."""
 
 # The user's cache is neither read nor filled; that of the tests outlives them, since each file of it is named by what made it.
 os.environ["MED_ASSETS_CACHE"] = str(REPOSITORY / ".pytest_cache" / "med_assets")

@@ -7,8 +7,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
 
-from tests.conftest import REPOSITORY
+from med_assets.storage import preloaded
+from tests.conftest import GIVEN, REPOSITORY
 from tests.docs_blocks import OF_THIS_PAGE, blocks
 
 SOURCE = ("med_assets", "assets", "resources", "sensors", "conf", "definitions.py", "pyproject.toml")
@@ -73,16 +76,21 @@ class Tree:
         }
         return {path.as_posix(): how for path, how in sorted(found.items())}
 
-    def python(self, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
-        """Run Python on the copy."""
-        env = {**os.environ, "PYTHONPATH": str(self.folder), **more}
-        return subprocess.run(
-            [sys.executable, *words], cwd=self.folder, env=env, capture_output=True, text=True, check=False
-        )
+    def python(self, code: str, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
+        """Run Python code on the copy, in a process that has nothing of the repository or of another copy."""
+        command = [sys.executable, "-m", "tests.fresh", str(self.folder), code, *words]
+        environment = {
+            name: text
+            for name, text in os.environ.items()
+            if name in GIVEN or name.startswith(preloaded.NOT_READ_BY_IMPORTS)
+        }
+        with TemporaryFile() as out, TemporaryFile() as err:
+            process = preloaded.start(command, environment | more, out.fileno(), err.fileno(), tied=True)
+            return subprocess.CompletedProcess(command, process.wait(), *(_written(file) for file in (out, err)))
 
     def script(self, text: str) -> str:
         """Run Python code on the copy; returns what it printed."""
-        done = self.python("-c", text)
+        done = self.python(text)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -96,7 +104,7 @@ class Tree:
         """Run commands one after another in one process, until one fails: a process takes longer to start than most commands."""
         lines = [os.path.expandvars(command).replace('"', "").split() for command in commands]
         assert all(words[0] == "med-assets" for words in lines)
-        return self.python("-c", COMMANDS, json.dumps([words[1:] for words in lines]))
+        return self.python(COMMANDS, json.dumps([words[1:] for words in lines]))
 
 
 def _with_entry(content: str, name: str, text: str) -> str:
@@ -109,6 +117,12 @@ def _with_entry(content: str, name: str, text: str) -> str:
     content = content[: found.end()] + entry + content[found.end() :]
     first = re.search(r"^(from|import) ", content, re.MULTILINE) if imports else None
     return content[: first.start()] + imports + content[first.start() :] if first else content
+
+
+def _written(file: IO[bytes]) -> str:
+    """What a process has written to a file that it was given."""
+    file.seek(0)
+    return file.read().decode()
 
 
 def _files(root: Path) -> list[Path]:

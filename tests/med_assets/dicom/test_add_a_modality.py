@@ -56,7 +56,7 @@ def test_pet_of_the_page_is_grouped_de_identified_and_read(workspace: Workspace,
     tree = Tree(tmp_path / "source", "add-a-modality.md")
     tree.follow()
     assert tree.changed().keys() == tree.listed()
-    done = tree.python("-c", THROUGH, str(tmp_path / "pet"))
+    done = tree.python(THROUGH, str(tmp_path / "pet"))
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found.pop("error") <= 0.0005 + 1e-6

@@ -58,7 +58,7 @@ def test_a_launcher_of_the_page_trains_by_command_and_through_the_graph(
     (copy,) = (workspace.home / "tmp" / "night").iterdir()
     assert (workspace.jobs / copy.name / "weights.pt").read_bytes() == (copy / "weights.pt").read_bytes()
 
-    done = tree.python("-c", THROUGH_THE_GRAPH, MED_ASSETS_LAUNCHER="copied")
+    done = tree.python(THROUGH_THE_GRAPH, MED_ASSETS_LAUNCHER="copied")
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout.splitlines()[-1])
     assert seen["new"] == 1

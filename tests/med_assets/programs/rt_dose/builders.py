@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,38 @@ def write_case(
 ) -> Path:
     """Write a case whose dose falls off from its main target; the targets are concentric, the organs around them."""
     spec: Site = load_site(site)
+    folder.mkdir(parents=True)
+    arrays = _arrays(seed, site, shape, spacing_mm, frozenset(absent))
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    present = [name for index, name in enumerate(spec.structures) if (arrays["masks"] >> index & 1).any()]
+    facts = {
+        "case_id": folder.name,
+        "site": site,
+        "spacing_mm": spacing_mm,
+        "geometry": {},
+        "structures": spec.structures,
+        "present": present,
+        "prescription_gy": 70.0,
+        "fractions": 28,
+        "constraints": spec.constraints(present, 70.0),
+        "synthetic": True,
+    }
+    (folder / "case.json").write_text(json.dumps(facts))
+    (folder / "truth.json").write_text("{}")
+    return folder
+
+
+@lru_cache(64)
+def _arrays(
+    seed: int,
+    site: str,
+    shape: tuple[int, int, int],
+    spacing_mm: tuple[float, float, float],
+    absent: frozenset[str],
+) -> dict[str, np.ndarray]:
+    """The arrays of a case by the names of their files: most tests write the same few, and distances take most of the time."""
+    spec: Site = load_site(site)
     rng = np.random.default_rng(seed)
     middle = np.array(shape) / 2 + rng.uniform(-2, 2, 3)
     masks = {}
@@ -55,35 +88,16 @@ def write_case(
     dose = np.where(body, 70.0 * np.exp(-away / 25.0), 0.0).astype(np.float32)
     sdf = np.stack([_sdf(masks[name], spacing_mm) for name in spec.structures])
     bits = np.sum([masks[name].astype(np.uint16) << index for index, name in enumerate(spec.structures)], axis=0)
-    folder.mkdir(parents=True)
     ct = np.where(body, rng.normal(0, 20, shape), -1000)
-    arrays = {
+    return {
         "ct": ct.astype(np.int16),
         "dose": dose,
         "masks": bits.astype(np.uint16),
         "sdf": sdf,
         "body": body,
         "valid": np.ones(shape, bool),
+        "beams": np.stack([dose / 100, dose / 70]).astype(np.float16),
     }
-    arrays["beams"] = np.stack([dose / 100, dose / 70]).astype(np.float16)
-    for name, array in arrays.items():
-        np.save(folder / f"{name}.npy", array)
-    present = [name for name in spec.structures if masks[name].any()]
-    facts = {
-        "case_id": folder.name,
-        "site": site,
-        "spacing_mm": spacing_mm,
-        "geometry": {},
-        "structures": spec.structures,
-        "present": present,
-        "prescription_gy": 70.0,
-        "fractions": 28,
-        "constraints": spec.constraints(present, 70.0),
-        "synthetic": True,
-    }
-    (folder / "case.json").write_text(json.dumps(facts))
-    (folder / "truth.json").write_text("{}")
-    return folder
 
 
 def _sdf(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:

@@ -23,7 +23,7 @@ from tests.med_assets.training.test_resume import assert_same, newest
 torch.set_num_threads(1)
 
 FEW = (*TINY, "patches.per_epoch=4", "schedule.epochs=2", "losses.perceptual_stride=16")
-DIFFUSION = ("diffusion.widths=[1,1,1]", "diffusion.val_steps=2", "diffusion.steps=4")
+DIFFUSION = ("diffusion.widths=[1,1,1]", "diffusion.val_steps=2", "diffusion.steps=2")
 SWIN = ("network.base_channels=24", "inference.window=[32,32,32]")
 DEEP = ("patches.size=[32,32,32]", "patches.per_epoch=2", "schedule.epochs=1")
 
