@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -29,6 +30,7 @@ from med_assets.reporting import style
 from med_assets.settings import Workspace
 from med_assets.storage import preloaded
 from tests.fresh import LIBRARIES
+from tests.shared_phantoms import SHARED
 
 # How long a test takes says nothing about what it tests, on a machine that others use too.
 settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -46,6 +48,7 @@ KEPT = ("MED_ASSETS_REAL_DATA", "MED_ASSETS_CACHE", preloaded.VARIABLE)
 
 if preloaded.VARIABLE not in os.environ:  # those of pytest-xdist share the parents of the process that started them
     _parents = ExitStack()
+    os.environ[SHARED] = _parents.enter_context(TemporaryDirectory(prefix="shared-by-tests-"))
     os.environ.update(_parents.enter_context(preloaded.parents({**PRELOADED, "tests.fresh": LIBRARIES}, os.environ)))
     atexit.register(_parents.close)
 

@@ -17,13 +17,18 @@ from tests.docs_blocks import OF_THIS_PAGE, blocks
 SOURCE = ("med_assets", "assets", "resources", "sensors", "conf", "definitions.py", "pyproject.toml")
 
 COMMANDS = """
-import json, sys
+import json, os, sys
 from med_assets.cli.main import main
+from med_assets.launch.jobs import PRELOADED
+from med_assets.storage import preloaded
 
-for words in json.loads(sys.argv[1]):
-    if code := main(words):
-        sys.exit(f"med-assets {' '.join(words)}: exit status {code}")
+with preloaded.parents(PRELOADED, os.environ) as found:
+    os.environ.update(found)
+    for words in json.loads(sys.argv[1]):
+        if code := main(words):
+            sys.exit(f"med-assets {' '.join(words)}: exit status {code}")
 """
+"""Commands one after another; the jobs that they start share the imports of one parent, which has the code of the copy."""
 
 
 class Tree:

@@ -20,6 +20,7 @@ from med_assets.settings import Workspace
 from tests.fuzz.__main__ import PROGRAMS
 from tests.fuzz.seeds import files_below
 from tests.invented import Study, ct, volume_seg, write
+from tests.shared_phantoms import write_phantoms
 
 
 def account(ws: Workspace, name: str) -> tuple[Counter[str], int, int]:
@@ -39,7 +40,7 @@ def test_copies_and_parts_of_a_case_in_other_entries_are_counted(
     workspace: Workspace, tmp_path: Path, name: str
 ) -> None:
     landing = workspace.landing / name
-    program.get(name).write_phantoms(tmp_path, 1, 100)
+    write_phantoms(name, tmp_path, 1, 100)
     files = files_below(tmp_path)
     for entry in ("a", "b"):
         for path, content in files.items():

@@ -23,6 +23,7 @@ from med_assets.dicom.write import write_mr, write_rtdose
 from med_assets.settings import Settings, Workspace
 from tests.cases.test_to_predict import EVERY, champion, files_of, phantoms, strip
 from tests.med_assets.importers import test_lumbar_t2, test_openkbp, test_rsna_lumbar, test_volumes
+from tests.shared_phantoms import write_phantoms
 
 NEEDED = "NEEDS_DCIODVFY"
 """Set where a missing dciodvfy is a failure."""
@@ -167,7 +168,7 @@ IMPORTS: dict[Callable[[Path], None], str] = {
 def test_phantoms_of_a_program_have_no_error_before_and_after_de_identification(
     name: str, dciodvfy: str, tmp_path: Path
 ) -> None:
-    program.get(name).write_phantoms(tmp_path / "cases", 1, 5)
+    write_phantoms(name, tmp_path / "cases", 1, 5)
     paths = chosen(tmp_path / "cases")
     assert complaints(dciodvfy, paths) == {}
     assert complaints(dciodvfy, without_identity(paths, tmp_path / "clean", name)) == {}

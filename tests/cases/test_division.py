@@ -25,6 +25,7 @@ from med_assets.storage.files import folder_hashes
 from tests.cases.test_reader import FAULTY_DECODER, P, write
 from tests.cases.test_workers import lines_of, take
 from tests.conftest import settings_of
+from tests.shared_phantoms import write_phantoms
 
 
 @pytest.fixture
@@ -162,7 +163,7 @@ def test_a_patient_of_a_folder_who_ends_a_process_is_refused_alone_and_no_other_
 
 @pytest.mark.parametrize("name", program.registered())
 def test_an_object_is_the_same_in_another_process(name: str, tmp_path: Path) -> None:
-    program.get(name).write_phantoms(tmp_path / "é\udce9", 1, 3)
+    write_phantoms(name, tmp_path / "é\udce9", 1, 3)
     found = scan(tmp_path).instances
     assert found
     assert tuple(Instance.of(json.loads(json.dumps(one.row()))) for one in found) == found

@@ -19,7 +19,6 @@ from pydicom.uid import UID, HTJ2KLossless, JPEGBaseline8Bit, JPEGLosslessSV1
 
 import resources
 from assets import build_program, keys, run
-from med_assets import program as programs
 from med_assets.cli.main import main
 from med_assets.landing import batches
 from med_assets.programs.breast_us.phantom import write_case
@@ -27,6 +26,7 @@ from med_assets.settings import Workspace
 from tests.fuzz.seeds import compressed
 from tests.med_assets.stages.processes import CONTEXT
 from tests.planted import MARKER, PERSON, PLANTS, RAW, found_in, is_planted, planted_stream, read
+from tests.shared_phantoms import write_phantoms
 
 PROGRAMS = ("rt_dose", "lung_ct", "lumbar_mr", "breast_us", "retinal_oct")
 P = "breast_us"
@@ -50,7 +50,7 @@ def plant_all(folder: Path, patient: str) -> None:
 def drop(ws: Workspace, program: str, patient: str, seed: int, *, packed: bool) -> None:
     """A phantom's case as a folder or an archive, beside files that are no case, all under names that identify."""
     away = ws.home.parent / f"away-{seed}" / NAME
-    programs.get(program).write_phantoms(away, 1, seed)
+    write_phantoms(program, away, 1, seed)
     plant_all(away, patient)
     (away / f"{NAME}.txt").write_text(NAME)
     (away / f"{NAME}.dcm").write_bytes(b"\0" * 128 + b"DICM" + RAW)

@@ -14,10 +14,10 @@ from pydicom.encaps import encapsulate, generate_fragments
 from pydicom.pixels import compress
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
-from med_assets import program as programs
 from med_assets.settings import Workspace
 from tests.invented import ingest, plan_case, write
 from tests.planted import FORMS, MARKER, PLANTS, RAW, block, found_in, is_planted, planted_stream, read
+from tests.shared_phantoms import write_phantoms
 
 PROGRAMS = ("rt_dose", "lung_ct", "lumbar_mr", "breast_us", "retinal_oct")
 
@@ -49,7 +49,7 @@ def test_nothing_of_a_marker_in_every_place_is_in_the_home(
     program: str, workspace: Workspace, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    programs.get(program).write_phantoms(workspace.landing / program, 1, 3)
+    write_phantoms(program, workspace.landing / program, 1, 3)
     expected: Counter[bytes] = Counter()
     with disable_value_validation():
         for path, ds in read(workspace.landing / program).items():

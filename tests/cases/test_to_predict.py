@@ -1,15 +1,12 @@
 """Cases that came without a label, in every program: predicted as they arrive, never learned from, and scored once a label comes."""
 
-import atexit
 import csv
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
 from itertools import count
 from pathlib import Path
-from tempfile import mkdtemp
 from threading import Barrier
 
 import numpy as np
@@ -39,6 +36,7 @@ from med_assets.storage.files import digest, folder_hashes, write_json, write_te
 from med_assets.training.callbacks import save_tensors
 from tests.conftest import REPOSITORY
 from tests.invented import ingest
+from tests.shared_phantoms import write_phantoms
 
 EXPERIMENTS = {
     "breast_us": "tinyusfm",
@@ -123,18 +121,9 @@ def strip(folder: Path, name: str) -> Path:
     return folder
 
 
-@cache
-def written(name: str, n: int, seed: int) -> Path:
-    """Phantoms of a program, written once per process of the tests and gone with it; copy them, never change them."""
-    made = Path(mkdtemp(prefix="phantoms-"))
-    atexit.register(shutil.rmtree, made, ignore_errors=True)
-    program.get(name).write_phantoms(made / "cases", n, seed)
-    return made / "cases"
-
-
 def phantoms(folder: Path, name: str, n: int, seed: int) -> list[Path]:
     """Folders of labelled phantoms, of retinal volumes one each."""
-    shutil.copytree(written(name, n, seed), folder, dirs_exist_ok=True)
+    write_phantoms(name, folder, n, seed)
     if name == "retinal_oct":
         shutil.rmtree(folder / ".ai_readi")
         for path in files_of(folder):

@@ -13,7 +13,6 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from med_assets import program
 from med_assets.cli import stages
 from med_assets.cli.main import INTERRUPTED, main
 from med_assets.errors import ConfigurationError, DiskFull
@@ -32,6 +31,7 @@ from tests.cases.test_reader import FAULTY_DECODER, P, write
 from tests.conftest import settings_of
 from tests.med_assets.stages.processes import CONTEXT
 from tests.med_assets.stages.test_drills import no_file_longer_than
+from tests.shared_phantoms import write_phantoms
 
 COUNTING = """
 faulty = pydicom.dataset.FileDataset.__init__
@@ -92,7 +92,7 @@ def test_rows_files_artifacts_and_data_versions_are_those_of_one_worker_whatever
     name: str, tmp_path: Path
 ) -> None:
     landed = tmp_path / "landed"
-    program.get(name).write_phantoms(landed, 3, 1)
+    write_phantoms(name, landed, 3, 1)
     broken, first = landed / "broken", next(path for path in sorted(landed.iterdir()) if path.is_dir())
     shutil.copytree(first, landed / "again")
     broken.mkdir()

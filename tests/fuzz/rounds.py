@@ -14,7 +14,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from med_assets import program
 from med_assets.cli.main import main
 from med_assets.intake.stage import files_table
 from med_assets.landing import batches
@@ -22,6 +21,7 @@ from med_assets.settings import Workspace
 from tests.fuzz.archives import archive
 from tests.fuzz.mutations import MARK, MUTATIONS
 from tests.fuzz.seeds import Case, cases, files_below
+from tests.shared_phantoms import write_phantoms
 
 MEMORY_LIMIT_BYTES = 2 << 30
 SECONDS_LIMIT_PER_ROUND = 600
@@ -153,7 +153,7 @@ def run(ws: Workspace, name: str, seed: int, files: int, seeds: Path) -> Round:
     """
     forms = _seeds(name, seeds)
     landing, away = ws.landing / name, Path(tempfile.mkdtemp(dir=seeds.parent))
-    program.get(name).write_phantoms(away / "good", 1, 100)
+    write_phantoms(name, away / "good", 1, 100)
     good = files_below(away / "good")
     rng = random.Random(f"{name} {seed}")
     done = _plant(landing, forms, good, files, rng)

@@ -22,7 +22,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from med_assets import program
+from tests.shared_phantoms import write_phantoms
 from tests.streams import lossless_jpeg
 
 Case = dict[str, bytes]
@@ -36,7 +36,7 @@ SYNTAXES = (
 
 def cases(name: str, folder: Path) -> list[Case]:
     """The phantom of a program in each transfer syntax, the first as it is written. `folder` is absent."""
-    program.get(name).write_phantoms(folder, 1, 2)
+    write_phantoms(name, folder, 1, 2)
     plain = files_below(folder)
     return [plain, *(dict(_in_syntax(plain, syntax)) for syntax in SYNTAXES)]
 

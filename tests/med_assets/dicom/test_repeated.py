@@ -13,7 +13,6 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
-from med_assets import program
 from med_assets.deidentification import deidentify
 from med_assets.deidentification.deidentify import Deidentifier
 from med_assets.dicom.discover import load, scan
@@ -24,6 +23,7 @@ from med_assets.dicom.undecoded import LONGEST_BYTES
 from med_assets.intake.reading import EntryReader, StoredCase, Task
 from med_assets.settings import Workspace
 from tests import invented
+from tests.shared_phantoms import write_phantoms
 
 KEY = b"a key of the tests, thirty-two b"
 PROGRAMS = ("breast_us", "lumbar_mr", "lung_ct", "retinal_oct", "rt_dose")
@@ -78,7 +78,7 @@ def test_long_and_private_elements_are_never_kept(stored: RawDataElement) -> Non
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_files_are_written_as_pydicom_writes_the_decoded_object(tmp_path: Path, name: str) -> None:
-    program.get(name).write_phantoms(tmp_path, 1, 2)
+    write_phantoms(name, tmp_path, 1, 2)
     keys, shelf = Deidentifier(KEY), Shelf(1 << 30)
     for one in scan(tmp_path, shelf=shelf).instances:
         stored = keys.apply(load(one))

@@ -14,7 +14,6 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from med_assets import program
 from med_assets.deidentification.deidentify import Deidentifier
 from med_assets.dicom.bounds import measure
 from med_assets.dicom.cut import cut
@@ -27,6 +26,7 @@ from med_assets.errors import CaseRejected
 from med_assets.intake.reading import EntryReader, StoredCase, Task
 from med_assets.programs.rt_dose.phantom import write_case
 from med_assets.settings import Workspace
+from tests.shared_phantoms import write_phantoms
 
 KEYWORDS = {
     "UI": "SOPInstanceUID", "CS": "Modality", "DA": "StudyDate", "TM": "StudyTime", "LO": "PatientID",
@@ -98,7 +98,7 @@ def test_plain_values_are_written_as_pydicom_writes_them(
 
 def files(tmp_path: Path) -> list[Path]:
     for name in ("breast_us", "lumbar_mr", "lung_ct", "retinal_oct", "rt_dose"):
-        program.get(name).write_phantoms(tmp_path / name, 1, 2)
+        write_phantoms(name, tmp_path / name, 1, 2)
     return [path for path in (*map(Path, get_testdata_files()), *sorted(tmp_path.rglob("*"))) if path.is_file()]
 
 

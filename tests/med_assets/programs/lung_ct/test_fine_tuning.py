@@ -25,7 +25,12 @@ SHORT = (
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("prepared")
-    return [write_prepared(folder / f"case{index}", index) for index in range(len(SPLITS))]
+    # The grid of training is the scanner's, so that each case is one window.
+    spacing_mm = (10.0, 12.0, 12.0)
+    return [
+        write_prepared(folder / f"case{index}", index, spacing_mm=spacing_mm, training_mm=spacing_mm)
+        for index in range(len(SPLITS))
+    ]
 
 
 @pytest.fixture
