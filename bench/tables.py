@@ -25,10 +25,15 @@ from med_assets.storage.s3.table_log import Planned
 from med_assets.storage.s3.table_state import CHECKPOINT_COMMITS, Part
 
 TABLES: dict[str, dict[str, type]] = {"scores": {"case_id": str, "value": float}}
-ROWS: dict[str, list[Any]] = {
-    "case_id": [f"case-{number}" for number in range(20)],
-    "value": [number / 20 for number in range(20)],
-}
+CASES = [f"case-{number}" for number in range(20)]
+
+
+def rows(number: int) -> dict[str, list[Any]]:
+    """Rows of a partition, others for each number."""
+    return {"case_id": CASES, "value": [number + each / len(CASES) for each in range(len(CASES))]}
+
+
+ROWS = rows(0)
 SECONDS = 5.0
 WRITERS = 8
 N_PARTITIONS = 10_000
@@ -43,21 +48,27 @@ def opened(location: str, home: Path) -> Lake:
 
 
 def write(writer: str, location: str, home: str) -> None:
-    """What one process does: say that it is ready, wait for a line, commit for SECONDS, and print how long each took."""
+    """What one process does: say that it is ready, wait for a line, commit for SECONDS, and print what it took."""
     tables, took = opened(location, Path(home)), list[float]()
     tables.write_columns("scores", f"p/first{writer}", ROWS)
+    requests = counted(tables._log.client) if isinstance(tables, S3Lake) else Counter[str]()
     print("ready", flush=True)
     sys.stdin.readline()
+    cpu_s = time.process_time()
     started = now = time.perf_counter()
     while now - started < SECONDS:
-        tables.write_columns("scores", f"p/{writer}-{len(took) % 50}", ROWS)
+        tables.write_columns("scores", f"p/{writer}-{len(took) % 50}", rows(len(took)))
         before, now = now, time.perf_counter()
         took.append(now - before)
-    print(json.dumps(took), flush=True)
+    work = {"seconds": took, "cpu_s": time.process_time() - cpu_s, "requests": requests.total()}
+    print(json.dumps(work), flush=True)
 
 
-def commits(location: str, homes: list[Path]) -> tuple[float, float]:
-    """Commits per second of one writer in each of these homes, all together, and the median of how long one takes, ms."""
+def commits(location: str, homes: list[Path]) -> tuple[float, float, float, float]:
+    """What one writer in each of these homes does, all together.
+
+    Commits per second, median of how long one takes (ms), CPU of the writers (ms) and requests per commit.
+    """
     command = [sys.executable, "-m", "bench.tables", "write"]
     processes = [
         subprocess.Popen(
@@ -65,7 +76,7 @@ def commits(location: str, homes: list[Path]) -> tuple[float, float]:
         )
         for writer, home in enumerate(homes)
     ]
-    took: list[float] = []
+    took, cpu_s, requests = list[float](), 0.0, 0
     for process in processes:
         assert process.stdout is not None
         process.stdout.readline()
@@ -75,8 +86,11 @@ def commits(location: str, homes: list[Path]) -> tuple[float, float]:
         process.stdin.flush()
     for process in processes:
         out, _ = process.communicate()
-        took += json.loads(out)
-    return len(took) / SECONDS, 1000 * statistics.median(took)
+        work = json.loads(out)
+        took += work["seconds"]
+        cpu_s += work["cpu_s"]
+        requests += work["requests"]
+    return len(took) / SECONDS, 1000 * statistics.median(took), 1000 * cpu_s / len(took), requests / len(took)
 
 
 def counted(client: Any) -> Counter[str]:
@@ -103,13 +117,13 @@ def many(folder: Path) -> list[tuple[object, ...]]:
     )
     for number in range(99):
         first.write_columns("scores", f"p/{number % 10}", ROWS)
-    rows: list[tuple[object, ...]] = []
+    lines: list[tuple[object, ...]] = []
 
     def step(title: str, tables: S3Lake, work: Any) -> None:
         found = counted(tables._log.client)
         with clock(seconds, title):
             work(tables)
-        rows.append((title, 1000 * seconds[title], in_words(found)))
+        lines.append((title, 1000 * seconds[title], in_words(found)))
 
     new = S3Lake(Location(BUCKET, "many"), folder / "new" / "lake", TABLES)
     step(f"open cold, {N_PARTITIONS} partitions", new, lambda tables: tables.partitions("unread"))
@@ -127,14 +141,14 @@ def many(folder: Path) -> list[tuple[object, ...]]:
         read.write_columns("scores", "p/x", ROWS)
     new = S3Lake(Location(BUCKET, "read"), folder / "later" / "lake", TABLES)
     step(f"read {N_FILES} partitions for the first time, with a pack", new, lambda tables: tables.columns("scores"))
-    return rows
+    return lines
 
 
 def main() -> None:
     """Measure, and print two tables."""
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".bench-") as name, server() as variables:
         os.environ |= variables
-        folder, rows = Path(name), list[tuple[object, ...]]()
+        folder, lines = Path(name), list[tuple[object, ...]]()
         base = 0.0
         for title, location, homes in (
             ("a folder on disk, 1 writer", "", ["f1"]),
@@ -143,11 +157,18 @@ def main() -> None:
             (f"a bucket, {WRITERS} writers of one machine", "machine", ["b8"] * WRITERS),
             (f"a bucket, {WRITERS} writers of {WRITERS} machines", "machines", [f"m{n}" for n in range(WRITERS)]),
         ):
-            per_second, median_ms = commits(location, [folder / home for home in homes])
+            per_second, *others = commits(location, [folder / home for home in homes])
             base = base or per_second
-            rows.append((title, per_second, median_ms, per_second / base))
-        header = ("tables", "commits per second", "median of one, ms", "times a folder with 1 writer")
-        show(f"Commits of a partition of 20 rows, {SECONDS:.0f} s each", header, rows)
+            lines.append((title, per_second, *others, per_second / base))
+        header = (
+            "tables",
+            "commits per second",
+            "median of one, ms",
+            "CPU of writers per commit, ms",
+            "requests per commit",
+            "times a folder with 1 writer",
+        )
+        show(f"Commits of a partition of 20 rows, {SECONDS:.0f} s each", header, lines)
         show("Many partitions in a bucket", ("what", "ms", "requests"), many(folder))
 
 

@@ -132,9 +132,9 @@ class FolderChain:
 class _AnyContent(Log):
     """A log of which an entry that is no JSON is read as an empty one: the chain says which it is, and goes on."""
 
-    def _entry(self, number: int, content: bytes) -> Entry:
+    def entry(self, number: int, content: bytes) -> Entry:
         try:
-            return super()._entry(number, content)
+            return super().entry(number, content)
         except (RemoteFailed, TypeError):
             return Entry(number, {})
 

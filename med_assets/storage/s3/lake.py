@@ -1,12 +1,13 @@
-"""Tables of a shared home: one immutable Parquet object per version of a partition, and a log of commits that says which is current.
+"""Tables of a shared home: each version of a partition is written once, and a log of commits says which is current.
 
-    PREFIX/tables/data/TABLE/PARTITION/HASH-TOKEN.parquet    the bytes of one version of a partition
     PREFIX/tables/log/N.json, checkpoints/N.json.gz          see `med_assets.storage.s3.table_log`
+    PREFIX/tables/data/TABLE/PARTITION/HASH-TOKEN.parquet    the bytes of one version of a partition that is too large for the log
 
-A commit is one object of the log, so it is seen whole or not at all. Objects are kept on this machine under their SHA-256 and are
-fetched once; many small partitions are read together as `med_assets.storage.together` does.
+A commit is one object of the log, so it is seen whole or not at all, with the bytes of small partitions. All bytes are kept on this machine
+under their SHA-256 and are fetched once; many small partitions are read together as `med_assets.storage.together` does.
 """
 
+import base64
 import copy
 import hashlib
 import io
@@ -28,7 +29,7 @@ from med_assets.storage.s3 import bucket, conditional, retention
 from med_assets.storage.s3.bucket import Location
 from med_assets.storage.s3.log import side_by_side
 from med_assets.storage.s3.table_log import Planned, TableLog, table_log
-from med_assets.storage.s3.table_state import Part, State, TableState
+from med_assets.storage.s3.table_state import ENTRY_BYTES, ROWS_BYTES, Part, State, TableState, bytes_in
 from med_assets.storage.together import Stamp, Together, read_together
 
 if TYPE_CHECKING:
@@ -200,20 +201,32 @@ class S3Lake(Lake):
 
     def _fetch(self, wanted: Iterable[Wanted]) -> None:
         """Bring the objects that are not on this machine. Raises RemoteFailed, and ArtifactCorrupt for one that is not what was written."""
-        side_by_side(self._fetch_one, [each for each in wanted if not _is_whole(self._path_of(each[2]), each[2])])
+        objects: dict[str, list[Wanted]] = {}
+        for table, partition, part in wanted:
+            if not _is_whole(self._path_of(part), part):
+                objects.setdefault(part.name(table, partition), []).append((table, partition, part))
+        side_by_side(lambda each: self._fetch_object(*each), objects.items())
 
-    def _fetch_one(self, wanted: Wanted) -> None:
-        table, partition, part = wanted
-        found = conditional.get(self._log.client, self.location, part.name(table, partition))
-        if found is None or hashlib.sha256(found.content).hexdigest() != part.sha256:
-            state = "no object" if found is None else "an object with other bytes"
-            raise ArtifactCorrupt(
-                f"table {table}, {partition.split('/')[0]}: expected the bytes that were committed, got {state}; restore the bucket from "
-                "a backup, or write the partition again by the stage that makes it"
-            )
-        self._keep(part, found.content)
+    def _fetch_object(self, name: str, wanted: Sequence[Wanted]) -> None:
+        """Bring the partitions that an object holds: one, or, of an entry of the log, several."""
+        found = conditional.get(self._log.client, self.location, name)
+        for table, partition, part in wanted:
+            content = found.content if found else None
+            if found and part.in_log:
+                content = bytes_in(self._log.log.entry(part.stamp[1], found.content), table, partition)
+            if content is None or hashlib.sha256(content).hexdigest() != part.sha256:
+                state = "no object" if found is None else "an object with other bytes"
+                if self._log.state().part(table, partition) != part:
+                    state += " of an earlier commit, which `med-assets gc` may have removed"
+                raise ArtifactCorrupt(
+                    f"table {table}, {partition.split('/')[0]}: expected the bytes that were committed, got {state}; restore the bucket "
+                    "from a backup, or write the partition again by the stage that makes it"
+                )
+            self._keep(part, content)
 
     def _keep(self, part: Part, content: bytes) -> None:
+        if _is_whole(self._path_of(part), part):
+            return
         with replacing(self._path_of(part), durable=False) as temporary:
             temporary.write_bytes(content)
 
@@ -228,7 +241,10 @@ class S3Lake(Lake):
             raise ConfigurationError("expected tables as they are now to write to, got those of an earlier commit")
         tables, state = [self._arrow(change) for change in changes], self._state()
         contents = [None if table is None else _bytes(table) for table in tables]
-        planned = [self._planned(state, change, content) for change, content in zip(changes, contents, strict=True)]
+        planned, left = list[Planned](), ENTRY_BYTES
+        for change, content in zip(changes, contents, strict=True):
+            planned.append(self._planned(state, change, content, left))
+            left -= len(planned[-1].held)
         if not all(each.fits(state) for each in planned):
             state = self.newest()
             if stray := next((each for each in planned if not each.fits(state)), None):
@@ -277,21 +293,29 @@ class S3Lake(Lake):
         if path.is_file():
             conditional.put(self._log.client, self.location, pack_name(table, name), path.read_bytes())
 
-    def _planned(self, state: State, change: Change, content: bytes | None) -> Planned:
+    def _planned(self, state: State, change: Change, content: bytes | None, left: int) -> Planned:
+        """A change whose bytes the log holds if they are few and at most `left` in base64, and else an object."""
         expected = () if change.expected is ANY else (change.expected,)
         if content is None:
             return Planned(change.table, change.partition, None, expected)
         sha256, there = hashlib.sha256(content).hexdigest(), state.part(change.table, change.partition)
-        token = there.token if there and there.sha256 == sha256 else secrets.token_hex(4)
-        return Planned(change.table, change.partition, Part(sha256, token, len(content), ()), expected)
+        token = there.token if there and there.sha256 == sha256 else ""
+        held = base64.b64encode(content).decode() if not token and len(content) <= ROWS_BYTES else ""
+        if len(held) > left:
+            held = ""
+        part = Part(sha256, token or ("" if held else secrets.token_hex(4)), len(content), ())
+        return Planned(change.table, change.partition, part, expected, held)
 
     def _write(self, state: State, planned: Sequence[Planned], contents: Sequence[bytes | None]) -> None:
         """Put the objects that are not there; those that are current may be named again, since they are kept for days."""
-        fresh = [
-            (change.table, change.partition, change.part, content)
-            for change, content in zip(planned, contents, strict=True)
-            if content is not None and change.part is not None and not _same(state, change)
-        ]
+        fresh = []
+        for change, content in zip(planned, contents, strict=True):
+            if content is None or change.part is None:
+                continue
+            if change.part.in_log:
+                self._keep(change.part, content)
+            elif not _same(state, change):
+                fresh.append((change.table, change.partition, change.part, content))
         side_by_side(lambda each: self.write_object(*each), fresh)
 
     # -- objects, for what moves tables as they are

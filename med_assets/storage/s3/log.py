@@ -65,12 +65,12 @@ class Log:
         other = conditional.put_new(
             self.client, self.location, self.name(at), canonical_json(dict(entry.content)).encode()
         )
-        return (entry, True) if other is None else (self._entry(at, other.content), False)
+        return (entry, True) if other is None else (self.entry(at, other.content), False)
 
     def read(self, number: int) -> Entry | None:
         """The entry of a number; None where there is none (yet, or any more)."""
         found = conditional.get(self.client, self.location, self.name(number))
-        return None if found is None else self._entry(number, found.content)
+        return None if found is None else self.entry(number, found.content)
 
     def newer(self, than: int, at_most: int | None = None) -> Iterator[Entry]:
         """Entries after a number, oldest first, up to the newest: at least all that were there when this was called.
@@ -103,10 +103,18 @@ class Log:
                 number = each
         return number
 
+    def goes_on(self, after: int) -> bool:
+        """Whether there are entries after one whose next may have been removed: one request per digit of its number.
+
+        Where the number of the newest first differs, the entry with the next digit there and zeros is one of the `milestones`.
+        """
+        return any(side_by_side(self._exists, sorted({(after // step + 1) * step for step in _powers(10 * after + 1)})))
+
     def _exists(self, number: int) -> bool:
         return conditional.exists(self.client, self.location, self.name(number))
 
-    def _entry(self, number: int, content: bytes) -> Entry:
+    def entry(self, number: int, content: bytes) -> Entry:
+        """The entry that an object holds. Raises RemoteFailed for what is none."""
         try:
             return Entry(number, dict(json.loads(content)))
         except ValueError:
@@ -117,13 +125,18 @@ class Log:
 
 def milestones(newest: int) -> set[int]:
     """Numbers of the entries that `Log.newest` looks for and finds, which whoever removes old entries keeps: 9 per digit at most."""
-    kept = {10**power for power in range(DIGITS) if 10**power <= newest}
+    kept = set(_powers(newest))
     base = 0
     for step in (10**power for power in range(DIGITS - 1, -1, -1)):
         digit = (newest - base) // step
         kept |= {base + each * step for each in range(1, digit + 1)}
         base += digit * step
     return kept
+
+
+def _powers(until: int) -> list[int]:
+    """Powers of ten up to a number."""
+    return [10**power for power in range(DIGITS) if 10**power <= until]
 
 
 def side_by_side(function: Callable[[S], T], values: Iterable[S]) -> list[T]:

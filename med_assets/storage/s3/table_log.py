@@ -1,12 +1,13 @@
 """The log of the tables of a shared home, as the processes of one machine follow it and write to it.
 
-    PREFIX/log/N.json                  a commit: which objects are the partitions that it writes, and which partitions it removes
+    PREFIX/log/N.json                  a commit: bytes or objects of the partitions that it writes, and which partitions it removes
     PREFIX/checkpoints/N.json.gz       all tables after commit N
     PREFIX/last.json                   number of a late checkpoint: a hint, which may be old or missing
 
     FOLDER/state.json.gz               all tables as a process of this machine last knew them
-    FOLDER/log/N.json                  commits of this machine, for its other processes
-    FOLDER/queue/TOKEN.json, done/     commits that wait, and the outcomes of them
+    FOLDER/log/N.json                  commits of this machine, without bytes, for its other processes
+    FOLDER/waiting/TOKEN.json          what waits to be committed
+    FOLDER/conflicts/TOKEN.json        what could not be
 
 Whoever has the lock of the folder commits for all that wait, threads and processes, so that they never stand in each other's way and a
 commit is one request for all of them. Another machine may be first with a number; then the next is tried.
@@ -18,6 +19,7 @@ import os
 import random
 import secrets
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -32,7 +34,16 @@ from med_assets.storage.locks import demand_locks
 from med_assets.storage.s3 import bucket, conditional
 from med_assets.storage.s3.bucket import Location
 from med_assets.storage.s3.log import BLOCK, Entry, Log, side_by_side
-from med_assets.storage.s3.table_state import CHECKPOINT_COMMITS, Part, Stamp, State, entry_content, follows
+from med_assets.storage.s3.table_state import (
+    CHECKPOINT_COMMITS,
+    ENTRY_BYTES,
+    Part,
+    Stamp,
+    State,
+    entry_content,
+    follows,
+    without_bytes,
+)
 
 LOOK_S = 0.5
 """Seconds within which commits of others need not be looked for."""
@@ -49,6 +60,15 @@ LONGEST_TURNS = 4
 WAITED_S = 5.0
 """Seconds after which nobody but its own thread commits what waits: that thread may have lost a lock meanwhile, and looks."""
 
+GATHER_S = 0.008
+"""Seconds that a writer lets others of its machine come, so that one request commits for all of them: about as long as a server takes."""
+
+RECENT = 8
+"""Commits whose largest says how many others may come."""
+
+OLD_S = 43_200.0
+"""Age of the newest commit that a process knows from which on it makes sure that the next ones were not removed; see `retention.LEAST_DAYS`."""
+
 LEFT_S = 3600.0
 """Age of files of the queue that nobody waits for any more."""
 
@@ -57,24 +77,27 @@ LAST = "last.json"
 
 @dataclass(frozen=True)
 class Planned:
-    """A change of a partition whose object, if any, is written; `expected` is its stamp before, as a list of at most one value: none for any."""
+    """A change of a partition; `expected` is its stamp before, as a list of at most one value: none for any."""
 
     table: str
     partition: str
     part: Part | None
     expected: tuple[Stamp | None, ...] = ()
+    held: str = ""
+    """The bytes in base64 where the log is to hold them; else the object is written."""
 
     def plain(self) -> list[Any]:
         """The change as JSON holds it."""
         part = self.part and [self.part.sha256, self.part.token, self.part.bytes]
-        return [self.table, self.partition, part, self.expected]
+        return [self.table, self.partition, part, self.expected, self.held]
 
     @classmethod
     def of(cls, plain: Sequence[Any]) -> "Planned":
         """The reverse of `plain`."""
-        table, partition, part, expected = plain
+        table, partition, part, expected, held = plain
         object_of = None if part is None else Part(part[0], part[1], part[2], ())
-        return cls(table, partition, object_of, tuple(None if stamp is None else tuple(stamp) for stamp in expected))
+        stamps = tuple(None if stamp is None else tuple(stamp) for stamp in expected)
+        return cls(table, partition, object_of, stamps, held)
 
     def fits(self, state: State) -> bool:
         """Whether the partition is as it is expected to be."""
@@ -88,6 +111,11 @@ class Request:
     token: str
     after: int
     changes: tuple[Planned, ...]
+
+    @property
+    def held(self) -> int:
+        """Bytes that its partitions take in the log."""
+        return sum(len(change.held) for change in self.changes)
 
 
 @dataclass(frozen=True)
@@ -107,7 +135,9 @@ class TableLog:
         self.client, self.location, self.folder = client, location, folder
         self.log = Log(client, Location(location.bucket, location.key("log")))
         self._state: State | None = None
-        self._looked_at = float("-inf")
+        self._looked_at = self._refreshed_at = float("-inf")
+        self._gap_sought_at = float("-inf")
+        self._recent: deque[int] = deque(maxlen=RECENT)
         self._tokens: dict[str, int] = {}
         self._tokens_after = 0
         self._waiting = 0
@@ -128,7 +158,7 @@ class TableLog:
     def refresh(self) -> None:
         """Make the next reader look for commits of others."""
         with self._lock:
-            self._looked_at = float("-inf")
+            self._looked_at, self._refreshed_at = float("-inf"), time.monotonic()
 
     def at(self, number: int) -> State:
         """All tables as of a commit. Raises ConfigurationError for one that is not there, or not kept any more."""
@@ -147,7 +177,7 @@ class TableLog:
         """
         until = self.state().number if until is None else until
         state = self._checkpoint_before(number)
-        entries = list(self.log.newer(state.number, until - state.number))
+        entries = [without_bytes(entry) for entry in self.log.newer(state.number, until - state.number)]
         if len(entries) != until - state.number:
             raise ConfigurationError(f"expected a commit that is kept, got {number}, which is older; take a later one")
         return state, entries
@@ -169,9 +199,25 @@ class TableLog:
                 break
             # A request that waits must see all commits from its own time on: one may be its own.
             if not self._waiting and (later := self._hinted()) is not None and later.number > self._known.number:
-                self._state, self._tokens, self._tokens_after = later, {}, later.number
+                self._go_to(later)
+        self._leave_removed()
         if self._known.number - self._kept_at >= CHECKPOINT_COMMITS // 2:
             self._keep()
+
+    def _go_to(self, later: State) -> None:
+        self._state, self._tokens, self._tokens_after = later, {}, later.number
+
+    def _leave_removed(self) -> None:
+        """Go on after a gap: of a state that is old the next commits may have been removed, and later ones be there."""
+        now = time.time()
+        if self._known.number and now - max(self._known.time_ns / 1e9, self._gap_sought_at) > OLD_S:
+            self._gap_sought_at = now
+            if self.log.goes_on(self._known.number):
+                later = self._hinted()
+                if later is None or later.number <= self._known.number:
+                    later = self._checkpoint_before(self.log.newest())
+                self._go_to(later)
+                self._apply(list(self.log.newer(later.number)))
 
     def _apply(self, entries: Sequence[Entry]) -> None:
         if not entries:
@@ -205,7 +251,7 @@ class TableLog:
         for path in (self.folder / "log").glob("*.json"):
             if path.stem.isdecimal() and int(path.stem) < self._kept_at - TOKENS:
                 path.unlink(missing_ok=True)
-        for path in (*(self.folder / "queue").glob("*.new"), *(self.folder / "done").glob("*.json")):
+        for path in (*self._waiting_files.glob("*.new"), *(self.folder / "conflicts").glob("*.json")):
             with suppress(FileNotFoundError):  # of processes that were killed
                 if time.time() - path.stat().st_mtime > LEFT_S:
                     path.unlink()
@@ -248,15 +294,17 @@ class TableLog:
         """
         self._require()
         with self._lock:
-            after = self.state().number
+            after, others = self.state().number, max(self._recent, default=1)
             self._waiting += 1
         request = Request(secrets.token_hex(8), after, tuple(changes))
-        due = None
+        began, due = time.monotonic(), None
         try:
-            with self._queued(request), self._alone():
-                outcome = self._done(request.token)
-                if outcome is None:
-                    outcome, due = self._lead(request)
+            with self._queued(request):
+                self._let_come(others)
+                with self._alone():
+                    outcome = self._done(request.token)
+                    if outcome is None:
+                        outcome, due = self._lead(request)
         finally:
             with self._lock:
                 self._waiting -= 1
@@ -267,6 +315,9 @@ class TableLog:
             if self._known.number < outcome.number:
                 self._looked_at = float("-inf")
                 self._follow()
+            # The commit was the next one of the log: there was no other that this process has not seen.
+            if outcome.number and began > self._refreshed_at:
+                self._looked_at = max(self._looked_at, began)
         if due is not None:
             try:
                 self.write_checkpoint(due)
@@ -310,9 +361,8 @@ class TableLog:
     @contextmanager
     def _queued(self, request: Request) -> Iterator[Path]:
         """Let others commit a request; its file is locked as long as somebody waits for it."""
-        path = self.folder / "queue" / f"{request.token}.json"
-        for each in ("queue", "done", "log"):
-            (self.folder / each).mkdir(parents=True, exist_ok=True)
+        path = self._waiting_files / f"{request.token}.json"
+        self._waiting_files.mkdir(parents=True, exist_ok=True)
         plain = {"after": request.after, "changes": [change.plain() for change in request.changes]}
         new = path.with_suffix(".new")
         with new.open("w") as stream:
@@ -329,8 +379,10 @@ class TableLog:
     def _waiting_requests(self, own: Request) -> list[Request]:
         """Own and other requests of this machine that can be one commit: none of two changes the same partition."""
         found, taken = [own], {(change.table, change.partition) for change in own.changes}
-        for path in sorted((self.folder / "queue").glob("*.json")):
-            if path.stem == own.token:
+        held = own.held
+        for name in self._waiting_names():
+            path, token = self._waiting_files / name, name.removesuffix(".json")
+            if token == own.token:
                 continue
             try:
                 with path.open() as stream:
@@ -342,13 +394,30 @@ class TableLog:
                     plain = json.load(stream)
             except (FileNotFoundError, ValueError):
                 continue
-            changes = tuple(Planned.of(each) for each in plain["changes"])
-            wanted = {(change.table, change.partition) for change in changes}
+            request = Request(token, plain["after"], tuple(Planned.of(each) for each in plain["changes"]))
+            wanted = {(change.table, change.partition) for change in request.changes}
             # Of commits before those that this process saw one may be its own, whose committer was killed: it finds out itself.
-            if plain["after"] >= self._tokens_after and not wanted & taken:
-                found.append(Request(path.stem, plain["after"], changes))
+            if request.after >= self._tokens_after and not wanted & taken and held + request.held <= ENTRY_BYTES:
+                found.append(request)
                 taken |= wanted
+                held += request.held
         return found
+
+    @property
+    def _waiting_files(self) -> Path:
+        return self.folder / "waiting"
+
+    def _waiting_names(self) -> list[str]:
+        try:
+            return sorted(name for name in os.listdir(self._waiting_files) if name.endswith(".json"))
+        except FileNotFoundError:  # the folder may be deleted at any time
+            return []
+
+    def _let_come(self, n: int) -> None:
+        """Give other writers of this machine a moment, until so many wait."""
+        until = time.monotonic() + GATHER_S
+        while len(self._waiting_names()) < n and time.monotonic() < until:
+            time.sleep(GATHER_S / 8)
 
     def _lead(self, own: Request) -> tuple[Outcome, State | None]:
         """Commit own request and others that wait; the state when it is time for a checkpoint. The caller has the lock of the folder."""
@@ -384,13 +453,17 @@ class TableLog:
             due = self._known if left and self._known.checkpoint_due else None
         for token, outcome in outcomes.items():
             if token != own.token:
-                self._tell(token, outcome)
+                self._tell(token, outcome.conflict)
         return outcomes[own.token], due
 
     def _append(self, requests: Sequence[Request], writer: str) -> bool:
         """Try the next number; what another machine has committed there is applied."""
         state = self._known
-        changes = [(change.table, change.partition, change.part) for request in requests for change in request.changes]
+        changes = [
+            (change.table, change.partition, change.part, change.held)
+            for request in requests
+            for change in request.changes
+        ]
         time_ns = max(time.time_ns(), state.time_ns + 1)
         content = entry_content(state, changes, [request.token for request in requests], time_ns)
         try:
@@ -401,8 +474,10 @@ class TableLog:
                 raise
             entry, ours = found, found.writer == writer  # of all tries one may have got there
         self._apply([entry])
+        if ours:
+            self._recent.append(len(requests))
         with suppress(OSError, DiskFull), replacing(self._here(entry.number), durable=False) as temporary:
-            temporary.write_text(canonical_json(dict(entry.content)))
+            temporary.write_text(canonical_json(dict(without_bytes(entry).content)))
         return ours
 
     def _here(self, number: int) -> Path:
@@ -417,22 +492,30 @@ class TableLog:
                 if not follows(entry, self._known):  # of a bucket that was emptied since
                     return
                 self._apply([entry])
+                self._recent.append(len(entry.content["requests"]))
 
-    def _tell(self, token: str, outcome: Outcome) -> None:
-        done = self.folder / "done" / f"{token}.json"
-        with replacing(done, durable=False) as temporary:
-            temporary.write_text(json.dumps({"number": outcome.number, "conflict": outcome.conflict}))
-        (self.folder / "queue" / f"{token}.json").unlink(missing_ok=True)
+    def _tell(self, token: str, conflict: tuple[str, str] | None) -> None:
+        """Let who waits for a request know; of one that was committed the log of this machine says so."""
+        if conflict is not None:
+            with replacing(self._conflict_file(token), durable=False) as temporary:
+                temporary.write_text(json.dumps(conflict))
+        (self._waiting_files / f"{token}.json").unlink(missing_ok=True)
 
     def _done(self, token: str) -> Outcome | None:
-        done = self.folder / "done" / f"{token}.json"
+        """What another process made of a request; None where it did nothing. The caller has the lock of the folder."""
+        with self._lock:
+            self._follow_here()
+            if token in self._tokens:
+                return Outcome(self._tokens[token])
         try:
-            plain = json.loads(done.read_bytes())
+            table, partition = json.loads(self._conflict_file(token).read_bytes())
         except FileNotFoundError:
             return None
-        done.unlink(missing_ok=True)
-        conflict = plain["conflict"]
-        return Outcome(plain["number"], None if conflict is None else (conflict[0], conflict[1]))
+        self._conflict_file(token).unlink(missing_ok=True)
+        return Outcome(conflict=(table, partition))
+
+    def _conflict_file(self, token: str) -> Path:
+        return self.folder / "conflicts" / f"{token}.json"
 
 
 def checkpoint_name(number: int) -> str:

@@ -1,5 +1,6 @@
 """Which object holds each partition of each table, as of one commit of the log."""
 
+import base64
 import gzip
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -8,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from med_assets.storage.files import canonical_json
-from med_assets.storage.s3.log import Entry
+from med_assets.storage.s3.log import Entry, Log
 
 CHECKPOINT_COMMITS = 32
 """Fewest commits between two checkpoints."""
@@ -16,22 +17,38 @@ CHECKPOINT_COMMITS = 32
 CHECKPOINT_PARTITIONS = 256
 """With more than so many partitions times CHECKPOINT_COMMITS checkpoints are rarer: one is a hundred bytes a partition."""
 
+ROWS_BYTES = 16 * 1024
+"""Bytes of a partition up to which the log holds them; a larger one is an object of its own."""
+
+ENTRY_BYTES = 128 * 1024
+"""Bytes of all partitions that one entry of the log holds: who follows the log reads them too."""
+
 Stamp = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Part:
-    """The object of a partition: SHA-256 and size of its bytes, and when it was committed."""
+    """The bytes of a partition: their SHA-256 and size, and when they were committed."""
 
     sha256: str
     token: str
-    """What tells it from another object with the same bytes, so that no writer names one that is about to be removed."""
+    """What tells an object from another one with the same bytes, so that no writer names one that is about to be removed.
+
+    Empty where the entry of the log holds the bytes itself.
+    """
     bytes: int
     stamp: Stamp
     """Time of the commit (ns, later than that of the commit before) and its number."""
 
+    @property
+    def in_log(self) -> bool:
+        """Whether the entry of the commit holds the bytes."""
+        return not self.token
+
     def name(self, table: str, partition: str) -> str:
-        """Name of the object below the prefix of the tables."""
+        """Name of the object that holds the bytes, below the prefix of the tables."""
+        if self.in_log:
+            return f"log/{Log.name(self.stamp[1])}"
         return f"data/{table}/{partition}/{self.sha256[:16]}-{self.token}.parquet"
 
 
@@ -152,24 +169,42 @@ def changes_of(entry: Entry) -> Iterator[tuple[str, str, Part | None]]:
     """Table, partition and object of all that a commit changed; None for a partition that it removed."""
     stamp = int(entry.content["time_ns"]), entry.number
     for table, changed in entry.content["write"].items():
-        for partition, (sha256, token, size) in changed.items():
+        for partition, (sha256, token, size, *_) in changed.items():
             yield table, partition, Part(sha256, token, size, stamp)
     for table, partitions in entry.content["remove"].items():
         for partition in partitions:
             yield table, partition, None
 
 
+def bytes_in(entry: Entry, table: str, partition: str) -> bytes | None:
+    """The bytes of a partition that an entry holds itself; None where it does not."""
+    found = entry.content["write"].get(table, {}).get(partition, ())
+    return base64.b64decode(found[3]) if len(found) > 3 else None
+
+
+def without_bytes(entry: Entry) -> Entry:
+    """An entry without the bytes of partitions."""
+    write = {
+        table: {partition: found[:3] for partition, found in changed.items()}
+        for table, changed in entry.content["write"].items()
+    }
+    return Entry(entry.number, {**entry.content, "write": write})
+
+
 def entry_content(
-    before: State, changes: Iterable[tuple[str, str, Part | None]], requests: Iterable[str], time_ns: int
+    before: State, changes: Iterable[tuple[str, str, Part | None, str]], requests: Iterable[str], time_ns: int
 ) -> dict[str, Any]:
-    """What the log keeps of a commit: `requests` are the tokens of those that it was made for."""
+    """What the log keeps of a commit: `requests` are the tokens of those that it was made for.
+
+    Of each change table, partition, what is there afterwards, and the bytes in base64 where the entry holds them.
+    """
     write: dict[str, dict[str, list[Any]]] = {}
     remove: dict[str, list[str]] = {}
-    for table, partition, part in changes:
+    for table, partition, part, held in changes:
         if part is None:
             remove.setdefault(table, []).append(partition)
         else:
-            write.setdefault(table, {})[partition] = [part.sha256, part.token, part.bytes]
+            write.setdefault(table, {})[partition] = [part.sha256, part.token, part.bytes, *([held] if held else [])]
     return {"after": before.writer, "requests": list(requests), "time_ns": time_ns, "write": write, "remove": remove}
 
 

@@ -86,6 +86,24 @@ def test_the_newest_number_is_found_without_anything_known_also_when_old_entries
         good.put_object(Bucket=location.bucket, Key=location.key(log.name(number)), Body=b"{}")
     assert log.newest() == newest
     assert len(milestones(newest)) <= 9 * len(str(newest)) + 1
+    assert all(log.goes_on(after) for after in {1, newest // 3, newest // 2, newest - 1} - {0, newest})
+    assert not log.goes_on(newest)
+
+
+def test_whether_a_log_goes_on_after_a_gap_is_known_for_any_number(good: Any, location: Location) -> None:
+    class Gapped(Log):
+        """A log whose entries are these numbers, so that a million questions need no server."""
+
+        there: frozenset[int] = frozenset()
+
+        def _exists(self, number: int) -> bool:
+            return number in self.there
+
+    log = Gapped(good, location)
+    for newest in (1, 2, 9, 10, 11, 99, 100, 101, 110, 199, 1000, 1234, 10_305):
+        log.there = frozenset(milestones(newest))
+        for after in range(max(1, newest - 1500), newest + 1):
+            assert log.goes_on(after) == (after < newest), (after, newest)
 
 
 def test_faults_change_nothing(location: Location, faults: Faults) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from med_assets.errors import ConfigurationError
+from med_assets.errors import ArtifactCorrupt, ConfigurationError
+from med_assets.storage.s3 import lake as lake_module
 from med_assets.storage.s3 import retention, table_log
 from med_assets.storage.s3.bucket import Location
 from med_assets.storage.s3.lake import S3Lake
@@ -21,6 +22,14 @@ DAYS = 30.0
 @pytest.fixture
 def machine(faults: Faults, name: str, tmp_path: Path) -> Machine:
     return lambda of="one": S3Lake(Location(name, "home"), tmp_path / of / "lake", {"notes": {"text": str}})
+
+
+@pytest.fixture(params=["in the log", "objects"])
+def held(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where the rows lie: in the log, or each partition in an object of its own, as large ones do."""
+    if request.param == "objects":
+        monkeypatch.setattr(lake_module, "ROWS_BYTES", 0)
+    return str(request.param)
 
 
 @pytest.fixture
@@ -45,7 +54,7 @@ def texts(lake: S3Lake) -> list[str]:
 
 
 def test_what_is_old_and_superseded_goes_and_all_else_stays(
-    machine: Machine, days: Callable[[float], None], good: Any, name: str
+    machine: Machine, days: Callable[[float], None], good: Any, name: str, held: str
 ) -> None:
     lake = machine()
     write(lake, "stays", "as it was")
@@ -61,7 +70,8 @@ def test_what_is_old_and_superseded_goes_and_all_else_stays(
         write(lake, "p/3", f"newer {number}")
     found = lake.unreferenced(DAYS)
     # Kept are the three partitions as of the last checkpoint that is old, and what the eight commits after it wrote.
-    assert sum(one.name.startswith("data/") for one in found) == 2 * CHECKPOINT_COMMITS + 7 - 3 - 8
+    n_objects = 2 * CHECKPOINT_COMMITS + 7 - 3 - 8 if held == "objects" else 0
+    assert sum(one.name.startswith("data/") for one in found) == n_objects
     lake.remove_unreferenced(found)
     assert lake.unreferenced(DAYS) == []
     left = good.list_objects_v2(Bucket=name, Prefix="home/tables/log/")["KeyCount"]
@@ -114,3 +124,46 @@ def test_a_machine_drops_what_it_kept_of_objects_that_nobody_read_for_a_day(
     assert len(list((lake.folder / "data").rglob("*.parquet"))) == 2
     assert texts(lake) == ["last"]
     assert texts(lake.at(2)) == ["1"]
+
+
+def test_a_machine_that_was_off_while_old_commits_went_sees_what_came_since(
+    machine: Machine, days: Callable[[float], None], good: Any, name: str
+) -> None:
+    """Its newest commit is kept, since it holds rows that are current; the next one is gone."""
+    off = machine("off")
+    for number in range(CHECKPOINT_COMMITS // 2 + 1):
+        write(off, f"of/{number}", str(number))
+    off.refresh()
+    last = off.number
+    assert (off.folder / "state.json.gz").exists()
+    days(DAYS)
+    on = machine("on")
+    for number in range(3 * CHECKPOINT_COMMITS):
+        write(on, "p", f"since {number}")
+    days(DAYS)
+    write(on, "q", "now")
+    days(DAYS - 1)
+    on.remove_unreferenced(on.unreferenced(DAYS))
+    table_log.forget(off.folder)
+    assert off._log.log.read(last) is not None
+    assert off._log.log.read(last + 1) is None
+    expected = texts(machine("new"))
+    assert texts(off) == expected
+    write(off, "r", "goes on")
+    assert off.number == last + 3 * CHECKPOINT_COMMITS + 2
+    good.delete_object(Bucket=name, Key="home/tables/last.json")
+    assert texts(machine("newer")) == [*expected, "goes on"]
+
+
+def test_rows_of_an_old_commit_that_are_gone_are_named_as_such(
+    machine: Machine, days: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lake_module, "ROWS_BYTES", 0)
+    lake = machine()
+    write(lake, "p", "first")
+    for number in range(CHECKPOINT_COMMITS + 3):
+        write(lake, "p", str(number))
+    days(DAYS + 1)
+    lake.remove_unreferenced(lake.unreferenced(DAYS))
+    with pytest.raises(ArtifactCorrupt, match="an earlier commit, which `med-assets gc` may have removed"):
+        texts(machine("two").at(1))
