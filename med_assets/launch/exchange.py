@@ -11,6 +11,7 @@ Where the process sees another disk, the same goes through the bucket of the hom
 
     request.json              what is asked, as it was submitted last: by it others find a stage that runs
     TOKEN/request.json        the same of each submission, for its process
+    TOKEN/followed            that another machine follows it, and fetches the result too
     TOKEN/heartbeat.json      as above, with the number of pieces of the log, and whether there is a result
     TOKEN/log/NNNNNN          pieces of the log, from 1
     TOKEN/history.csv         as above
@@ -20,22 +21,24 @@ Objects are read by their keys, and nothing is listed. TOKEN is of one submissio
 """
 
 import csv
+import fcntl
 import io
 import json
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from med_assets.errors import ConfigurationError, MedAssetsError, RemoteFailed, StageFailed
+from med_assets.errors import ConfigurationError, LockHeld, MedAssetsError, RemoteFailed, StageFailed
 from med_assets.launch.follow import HISTORY
 from med_assets.launch.jobs import KIND, LOG, RESULT, Kind
-from med_assets.launch.stage_request import Asked
+from med_assets.launch.stage_request import Asked, Request
 from med_assets.storage.files import replacing, write_json, write_text
+from med_assets.storage.locks import alone, alone_here
 from med_assets.storage.outcome_files import read_error, read_outcome, write_error, write_outcome
 from med_assets.storage.result import StageOutcome
 from med_assets.storage.s3 import bucket
@@ -44,7 +47,10 @@ from med_assets.storage.s3.bucket import Location, in_words
 if TYPE_CHECKING:
     from med_assets.settings import Settings
 
-REQUEST, HEARTBEAT, FILES = "request.json", "heartbeat.json", "result"
+REQUEST, HEARTBEAT, FILES, FOLLOWED = "request.json", "heartbeat.json", "result", "followed"
+
+FETCHING, READING = "fetching.lock", "reading.lock"
+"""Locks in the folder of a stage: of what fetches its result, and of all who have yet to read what their submission left."""
 
 HEARTBEAT_S = 15.0
 """Time between two heartbeats, s."""
@@ -129,17 +135,16 @@ class Asker:
 
     def __init__(self, ws: "Settings", asked: Asked) -> None:
         self.asked, self.folder = asked, ws.runs / asked.id
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._ws, self._reading = ws, (self.folder / READING).open("a")
         self._objects = Objects(ws, asked.id) if asked.through_bucket else None
         self._pieces, self._epochs, self._beat, self._beat_at = 0, 0, -1, time.monotonic()
         self.silent_s = 0.0
         """How long no heartbeat came, s, by the clock of this machine."""
 
     def begin(self) -> None:
-        """Put what an earlier submission left aside, and say what is asked now."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Put what an earlier submission left aside, once all of this machine who follow that have read it, and say what is asked now."""
         self._clear()
-        write_text(self.folder / KIND, Kind.STAGE + "\n")
-        write_json(self.folder / REQUEST, self.asked.row())
         if self._objects is not None:
             for name in (f"{self.asked.token}/{REQUEST}", REQUEST):
                 self._objects.put(name, _json(self.asked.row()))
@@ -148,17 +153,25 @@ class Asker:
         """Follow a submission that another process made: what this machine has of others is put aside."""
         path = self.folder / REQUEST
         if path.is_file() and Asked.of(json.loads(path.read_bytes())).token == self.asked.token:
+            fcntl.flock(self._reading, fcntl.LOCK_SH)
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         self._clear()
-        write_text(self.folder / KIND, Kind.STAGE + "\n")
-        write_json(path, self.asked.row())
+        if self._objects is not None:
+            self._objects.put(f"{self.asked.token}/{FOLLOWED}", b"")
+
+    def close(self) -> None:
+        """Say that what this submission left may be put aside."""
+        self._reading.close()
 
     def _clear(self) -> None:
+        fcntl.flock(self._reading, fcntl.LOCK_EX)
         (self.folder / RESULT).unlink(missing_ok=True)
         shutil.rmtree(self.folder / FILES, ignore_errors=True)
         for name in (HEARTBEAT, LOG, HISTORY):
             (self.folder / name).unlink(missing_ok=True)
+        write_text(self.folder / KIND, Kind.STAGE + "\n")
+        write_json(self.folder / REQUEST, self.asked.row())
+        fcntl.flock(self._reading, fcntl.LOCK_SH)  # of those who could take it in between, none asks now
 
     def refresh(self, last: bool = False) -> None:
         """Fetch new lines of the log, and the result once there is one; at the `last` time also one that no heartbeat announces."""
@@ -170,8 +183,10 @@ class Asker:
             self._heard(beat)
             self._fetch_log(int(beat.get("pieces", 0)), last)
             self._fetch_epochs(int(beat.get("epochs", 0)))
-            if (beat.get("finished") or last) and not (self.folder / RESULT).is_file():
-                self._fetch_result()
+            if beat.get("finished") or last:
+                with alone_here(self._ws, FETCHING, file=self.folder / FETCHING):
+                    if not (self.folder / RESULT).is_file():
+                        self._fetch_result()
         except RemoteFailed:
             if last:
                 raise  # else the next poll asks again
@@ -219,20 +234,34 @@ class Asker:
         return read_outcome(content["outcome"], self.folder / FILES)
 
     def end(self) -> None:
-        """Remove from the bucket what was fetched; a failure leaves it there, and nobody reads it."""
+        """Remove from the bucket what was fetched, unless another machine has yet to fetch it: then, and after a failure, it goes with age."""
+        if self._objects is None:
+            return
+        try:
+            # Under the lock with which others begin to follow.
+            with alone(self._ws, asking(self.asked.request), wait=False):
+                if self._objects.get(f"{self.asked.token}/{FOLLOWED}") is None:
+                    self.remove()
+        except (LockHeld, RemoteFailed):
+            return
+
+    def remove(self) -> None:
+        """Remove from the bucket what is there of this submission. Raises RemoteFailed."""
         if self._objects is None:
             return
         content, token = _read(self.folder / RESULT), self.asked.token
         names = [_piece(token, number) for number in range(1, self._pieces + 1)]
         names += [f"{token}/{FILES}/{name}" for name in _files(content)]
-        names += [f"{token}/{name}" for name in (RESULT, HEARTBEAT, HISTORY, REQUEST)]
-        try:
-            last = self._objects.get(REQUEST)
-            if last is not None and Asked.of(json.loads(last)).token == token:
-                names.append(REQUEST)
-            self._objects.remove(names)
-        except RemoteFailed:
-            return
+        names += [f"{token}/{name}" for name in (RESULT, HEARTBEAT, HISTORY, FOLLOWED, REQUEST)]
+        last = self._objects.get(REQUEST)
+        if last is not None and Asked.of(json.loads(last)).token == token:
+            names.append(REQUEST)
+        self._objects.remove(names)
+
+
+def asking(request: Request) -> str:
+    """Name of the lock under which a stage is asked for, or one that runs is followed."""
+    return f"ask-{request.program}-{request.stage}"
 
 
 def _piece(token: str, number: int) -> str:
@@ -266,10 +295,10 @@ def remove_old(ws: "Settings", runs: Callable[[Path], bool]) -> int:
     for request in ws.runs.glob(f"*/{REQUEST}"):
         if time.time() - request.stat().st_mtime < KEPT_DAYS * 86400 or runs(request.parent):
             continue
-        asker = Asker(ws, Asked.of(_read(request)))
         try:
-            asker.refresh(last=True)
-            asker.end()
+            with closing(Asker(ws, Asked.of(_read(request)))) as asker:
+                asker.refresh(last=True)
+                asker.remove()
         except (MedAssetsError, OSError, ValueError):
             continue  # the next one tries again
         shutil.rmtree(request.parent, ignore_errors=True)

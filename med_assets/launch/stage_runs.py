@@ -14,14 +14,14 @@ import os
 import secrets
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from med_assets.errors import ConfigurationError, LaunchFailed, TrainingStopped
 from med_assets.experiments import policies
 from med_assets.launch.configuration import IN_PROCESS, Launch, StageLaunch, configured, running, runs
-from med_assets.launch.exchange import SILENT_S, Asker, read_request, remove_old
+from med_assets.launch.exchange import SILENT_S, Asker, asking, read_request, remove_old
 from med_assets.launch.follow import Event, Finished, LogLine, Unfinished, follow
 from med_assets.launch.launcher import Handle, Launcher, Phase
 from med_assets.launch.stage_request import Asked, Basis, Request
@@ -123,21 +123,22 @@ def run_stage(
     remove_old(ws, runs)
     fresh = Asked(request, run_id, "", basis, inputs or "", not launcher.shares_folder)
     while True:
-        # Of several that ask at once, on any machine, one submits and the others find its job.
-        with alone(ws, f"ask-{request.program}-{request.stage}"):
-            found = _find(ws, request, run_id, launcher)
-            if found is None:
-                asked, chosen = replace(fresh, token=secrets.token_hex(HASH_CHARS // 2)), launcher
-                asker = Asker(ws, asked)
-                asker.begin()
-                handle = chosen.submit(asker.folder, command(asked, chosen), environment(ws, asked, chosen))
-            else:
-                asked, chosen, handle = found
-                asker = Asker(ws, asked)
-                asker.adopt()
-        ended = _follow(asker, chosen, handle, listen, poll_s, interrupted)
-        if handle.started_here or (found is not None and inputs is not None and asked.inputs == inputs):
-            return _outcome(asker, ended)
+        with ExitStack() as held:
+            # Of several that ask at once, on any machine, one submits and the others find its job.
+            with alone(ws, asking(request)):
+                found = _find(ws, request, run_id, launcher)
+                if found is None:
+                    asked, chosen = replace(fresh, token=secrets.token_hex(HASH_CHARS // 2)), launcher
+                    asker = held.enter_context(closing(Asker(ws, asked)))
+                    asker.begin()
+                    handle = chosen.submit(asker.folder, command(asked, chosen), environment(ws, asked, chosen))
+                else:
+                    asked, chosen, handle = found
+                    asker = held.enter_context(closing(Asker(ws, asked)))
+                    asker.adopt()
+            ended = _follow(asker, chosen, handle, listen, poll_s, interrupted)
+            if handle.started_here or (found is not None and inputs is not None and asked.inputs == inputs):
+                return _outcome(asker, ended)
         # What ran was asked for by somebody else, about other inputs: now it is our turn.
 
 

@@ -1,7 +1,9 @@
 """Stages as Jobs of a cluster: whoever asks and the Job share a bucket, and nothing else."""
 
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -91,6 +93,41 @@ def test_a_stage_goes_on_after_its_node_died_and_its_tables_are_here(
     assert not set(SECRET) & set(variables)
     assert main(["run", "dataset", P, "--launcher", "kubernetes"]) == 0
     assert "Kubernetes job med-assets-" in capsys.readouterr().err
+
+
+def test_two_machines_that_ask_for_a_stage_at_once_both_get_its_result(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request, begun, follows = Request(Stage.EVALUATE, P, ("baseline",)), threading.Event(), threading.Event()
+    machines = []
+    for name in ("one", "two"):
+        monkeypatch.setenv("MED_ASSETS_HOME", str(tmp_path / name))
+        machines.append(Workspace.from_env())
+    started = []
+
+    def first(event: Event) -> None:
+        if isinstance(event, Submitted):
+            begun.set()
+            assert follows.wait(60)
+
+    def second(event: Event) -> None:
+        if isinstance(event, Submitted):
+            started.append(event.handle.started_here)
+            follows.set()
+
+    def ask(ws: Workspace, listen: Callable[[Event], None], poll_s: float) -> None:
+        launcher = KubernetesLauncher(Configuration(ask_s=0))
+        stage_runs.run_stage(ws, request, launcher, listen, "the same", poll_s=poll_s)
+
+    with ThreadPoolExecutor(2) as threads:
+        quick = threads.submit(ask, machines[0], first, 0.05)
+        assert begun.wait(60)
+        slow = threads.submit(ask, machines[1], second, 3.0)  # it looks when the first has fetched the result
+        for asked in (quick, slow):
+            with pytest.raises(ConfigurationError, match="has no checkpoint yet"):
+                asked.result(60)
+    assert started == [False]
+    assert len(cluster.jobs) == 1
 
 
 def test_a_stage_needs_a_bucket_and_a_training_by_itself_is_no_job_of_a_cluster(

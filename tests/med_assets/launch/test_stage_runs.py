@@ -2,7 +2,10 @@
 
 import os
 import signal
+import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +17,7 @@ from med_assets.errors import ConfigurationError, MedAssetsError, TrainingStoppe
 from med_assets.launch import exchange, stage_runs
 from med_assets.launch.exchange import Asker
 from med_assets.launch.follow import Event, Submitted
-from med_assets.launch.launcher import Launcher
+from med_assets.launch.launcher import Handle, Launcher
 from med_assets.launch.local import running
 from med_assets.launch.stage_request import TAKES, Asked, Basis, Request, parse
 from med_assets.launch.stages import Stage
@@ -160,20 +163,23 @@ def test_another_machine_with_other_settings_or_code_refuses_the_stage(
 ) -> None:
     request = Request(Stage.INTAKE, P, (batch,))
     asked = Asked(request, "0" * 16, "1" * 16, Basis.of(workspace, P))
-    Asker(workspace, asked).begin()
-    monkeypatch.setenv("MED_ASSETS_PROFILE", "full")
-    assert main(["run", *request.words(), "--to", asked.name]) == 1
-    with pytest.raises(ConfigurationError, match="MED_ASSETS_PROFILE"):
-        Asker(workspace, asked).outcome()
+    with closing(Asker(workspace, asked)) as asker:
+        asker.begin()
+        monkeypatch.setenv("MED_ASSETS_PROFILE", "full")
+        assert main(["run", *request.words(), "--to", asked.name]) == 1
+        with pytest.raises(ConfigurationError, match="MED_ASSETS_PROFILE"):
+            asker.outcome()
 
 
 def test_a_submission_that_was_replaced_leaves_no_result(workspace: Workspace) -> None:
     request = Request(Stage.DATASET, P)
     asked = Asked(request, "0" * 16, "1" * 16, Basis.of(workspace, P))
-    Asker(workspace, asked).begin()
+    with closing(Asker(workspace, asked)) as asker:
+        asker.begin()
     late = exchange.Reporter(workspace, asked)
     newer = Asked(request, asked.id, "2" * 16, asked.basis)
-    Asker(workspace, newer).begin()
+    with closing(Asker(workspace, newer)) as asker:
+        asker.begin()
     late.fail(MedAssetsError("late"))
     assert not (workspace.runs / asked.id / "result.json").exists()
     assert main(["run", *request.words(), "--to", asked.name]) == 1  # and is not run either
@@ -248,3 +254,32 @@ def test_of_two_that_ask_at_once_one_starts_the_stage(workspace: Workspace, batc
     started = [event.handle.started_here for _, events in found for event in events if isinstance(event, Submitted)]
     assert sorted(started) == [False, True]
     assert [outcome.result.counts["new"] for outcome, _ in found] == [1, 1]
+
+
+def test_what_one_asker_has_yet_to_read_stays_while_another_asks_anew(workspace: Workspace) -> None:
+    """Both ask by the command line, where nobody knows of versions: the second waits for the stage of the first, and asks anew at once."""
+    request = Request(Stage.EVALUATE, P, ("baseline",))
+    begun, follows = threading.Event(), threading.Event()
+    handles: list[Handle] = []
+
+    def first(event: Event) -> None:
+        if isinstance(event, Submitted):
+            begun.set()
+            assert follows.wait(60)
+
+    def second(event: Event) -> None:
+        if isinstance(event, Submitted):
+            handles.append(event.handle)
+            follows.set()
+
+    def ask(listen: Callable[[Event], None], poll_s: float) -> None:
+        stage_runs.run_stage(workspace, request, local(workspace, request), listen, poll_s=poll_s)
+
+    with ThreadPoolExecutor(2) as threads:
+        slow = threads.submit(ask, first, 2.0)
+        assert begun.wait(60)
+        quick = threads.submit(ask, second, 0.02)
+        for asked in (slow, quick):
+            with pytest.raises(ConfigurationError, match="has no checkpoint yet"):
+                asked.result(60)
+    assert [handle.started_here for handle in handles] == [False, True]

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import ClassVar
 
@@ -199,28 +200,31 @@ def test_epochs_of_a_training_within_a_stage_arrive_once_and_before_its_result(
     request = Request(Stage.TRAIN, P, ("baseline",))
     basis = Basis.of(shared, P)
     asked = Asked(request, request.id(shared, basis), "1" * 16, basis, through_bucket=through_bucket)
-    asker = Asker(shared, asked)
-    asker.begin()
-    progress = Progress(asker.folder)
-    node = Workspace.from_env(os.environ | {"MED_ASSETS_HOME": str(tmp_path / "node")}) if through_bucket else shared
-    reporter = Reporter(node, asked)
-    with reporter.reporting():
-        reporter.epoch({"epoch": 0.0, "train/loss": 1.0})
-        reporter.epoch({"epoch": 1.0, "train/loss": 0.5, "val_mae_gy": 3.25})
-        reporter.fail(ConfigurationError("expected more"))
+    with closing(Asker(shared, asked)) as asker:
+        asker.begin()
+        progress = Progress(asker.folder)
+        node = (
+            Workspace.from_env(os.environ | {"MED_ASSETS_HOME": str(tmp_path / "node")}) if through_bucket else shared
+        )
+        reporter = Reporter(node, asked)
+        with reporter.reporting():
+            reporter.epoch({"epoch": 0.0, "train/loss": 1.0})
+            reporter.epoch({"epoch": 1.0, "train/loss": 0.5, "val_mae_gy": 3.25})
+            reporter.fail(ConfigurationError("expected more"))
+            asker.refresh(last=True)
+            found = [event.numbers for event in progress.new() if isinstance(event, EpochEnded)]
+            assert (asker.folder / RESULT).is_file()
+        assert found == [{"epoch": 0.0, "train/loss": 1.0}, {"epoch": 1.0, "train/loss": 0.5, "val_mae_gy": 3.25}]
         asker.refresh(last=True)
-        found = [event.numbers for event in progress.new() if isinstance(event, EpochEnded)]
-        assert (asker.folder / RESULT).is_file()
-    assert found == [{"epoch": 0.0, "train/loss": 1.0}, {"epoch": 1.0, "train/loss": 0.5, "val_mae_gy": 3.25}]
-    asker.refresh(last=True)
-    assert [event for event in progress.new() if isinstance(event, EpochEnded)] == []
+        assert [event for event in progress.new() if isinstance(event, EpochEnded)] == []
 
 
 def test_what_is_left_of_old_stages_is_removed_here_and_in_the_bucket(shared: Workspace) -> None:
     request = Request(Stage.DATASET, P)
     basis = Basis.of(shared, P)
     asked = Asked(request, request.id(shared, basis), "1" * 16, basis, through_bucket=True)
-    Asker(shared, asked).begin()
+    with closing(Asker(shared, asked)) as asker:
+        asker.begin()
     reporter = Reporter(shared, asked)
     with reporter.reporting():
         reporter.log("a line\n")
