@@ -16,10 +16,11 @@ import sensors  # noqa: E402 - after the filters above
 from assets import jobs  # noqa: E402 - after the filters above
 from med_assets.storage import logs  # noqa: E402 - after the filters above
 from med_assets.storage.files import keep_private  # noqa: E402 - after the filters above
+from resources import json_log  # noqa: E402 - after the filters above
 
 keep_private()
 if logs.is_json():
-    logs.configure()
+    logs.configure(stream=json_log.install())
 graph = assets.build()
 named_jobs = [job for name in assets.programs(graph) for job in jobs.of_program(name, graph)]
 

@@ -4,6 +4,8 @@ from collections.abc import Collection, Sequence
 
 import dagster as dg
 
+from resources.json_log import PROGRAM_TAG as PROGRAM_TAG
+
 POOL = "gpu"
 """Pool of what trains or predicts; `dagster instance concurrency set gpu 1` lets one run at a time."""
 
@@ -51,8 +53,8 @@ sensor, and expensive analyses for a person.
 INTAKE, UPDATE, RETRAIN, EVALUATION_BACKFILL = "intake", "update", "retrain", "evaluation_backfill"
 """Jobs of every program."""
 
-PROGRAM_TAG, STAGE_TAG, FOLLOWS_TAG = "med_assets/program", "med_assets/stage", "med_assets/follows"
-"""Tags of assets. `FOLLOWS_TAG` has the value of `FOLLOWS`; an asset without it is not updated by itself."""
+STAGE_TAG, FOLLOWS_TAG = "med_assets/stage", "med_assets/follows"
+"""Tags of assets, beside `PROGRAM_TAG`. `FOLLOWS_TAG` has the value of `FOLLOWS`; an asset without it is not updated by itself."""
 
 JOB_TAG, KIND_TAG = "med_assets/job", "med_assets/kind"
 """Tags of runs, beside `PROGRAM_TAG`: the job's name, and its kind. `deploy/dagster/dagster.yaml` limits how many runs of each go on."""

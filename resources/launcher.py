@@ -33,6 +33,7 @@ from med_assets.settings import Settings, Workspace, without_secrets
 from med_assets.storage import progress
 from med_assets.storage.files import digest
 from med_assets.storage.result import StageOutcome
+from resources.json_log import QUOTED
 
 MAX_RETRIES = 2
 """How often a job that was killed is started again, from what it saved last, before a person must act."""
@@ -115,7 +116,7 @@ class LauncherResource(dg.ConfigurableResource):
             case StateChanged():
                 context.log.info(event.state.message)
             case LogLine():
-                context.log.info(event.text)
+                context.log.info(event.text, extra={QUOTED: True})
             case EpochEnded():
                 numbers = event.numbers
                 text = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items() if name != "epoch")

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from typing import TextIO
 
 from med_assets.errors import ConfigurationError
 from med_assets.storage.phi_safe import outline
@@ -54,11 +55,11 @@ class JsonLines(logging.Formatter):
         return json.dumps({name: text for name, text in line.items() if text is not None})
 
 
-def configure(level: int = logging.INFO, environ: Mapping[str, str] = os.environ) -> None:
-    """Send the log of this process to stderr, in the form that the environment says. Raises ConfigurationError."""
+def configure(level: int = logging.INFO, environ: Mapping[str, str] = os.environ, stream: TextIO | None = None) -> None:
+    """Send the log of this process to a stream, stderr by default, in the form that the environment says. Raises ConfigurationError."""
     if (form := environ.get(VARIABLE) or FORMS[0]) not in FORMS:
         raise ConfigurationError(f"expected {VARIABLE} to be one of {FORMS}, got {form!r}")
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream or sys.stderr)
     if is_json(environ):
         handler.setFormatter(JsonLines())
         logging.captureWarnings(True)

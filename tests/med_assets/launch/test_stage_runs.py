@@ -2,10 +2,9 @@
 
 import os
 import signal
-import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +16,7 @@ from med_assets.errors import ConfigurationError, MedAssetsError, TrainingStoppe
 from med_assets.launch import exchange, stage_runs
 from med_assets.launch.exchange import Asker
 from med_assets.launch.follow import Event, Submitted
-from med_assets.launch.launcher import Handle, Launcher
+from med_assets.launch.launcher import Launcher
 from med_assets.launch.local import running
 from med_assets.launch.stage_request import TAKES, Asked, Basis, Request, parse
 from med_assets.launch.stages import Stage
@@ -256,30 +255,19 @@ def test_of_two_that_ask_at_once_one_starts_the_stage(workspace: Workspace, batc
     assert [outcome.result.counts["new"] for outcome, _ in found] == [1, 1]
 
 
-def test_what_one_asker_has_yet_to_read_stays_while_another_asks_anew(workspace: Workspace) -> None:
-    """Both ask by the command line, where nobody knows of versions: the second waits for the stage of the first, and asks anew at once."""
-    request = Request(Stage.EVALUATE, P, ("baseline",))
-    begun, follows = threading.Event(), threading.Event()
-    handles: list[Handle] = []
-
-    def first(event: Event) -> None:
-        if isinstance(event, Submitted):
-            begun.set()
-            assert follows.wait(60)
-
-    def second(event: Event) -> None:
-        if isinstance(event, Submitted):
-            handles.append(event.handle)
-            follows.set()
-
-    def ask(listen: Callable[[Event], None], poll_s: float) -> None:
-        stage_runs.run_stage(workspace, request, local(workspace, request), listen, poll_s=poll_s)
-
-    with ThreadPoolExecutor(2) as threads:
-        slow = threads.submit(ask, first, 2.0)
-        assert begun.wait(60)
-        quick = threads.submit(ask, second, 0.02)
-        for asked in (slow, quick):
-            with pytest.raises(ConfigurationError, match="has no checkpoint yet"):
-                asked.result(60)
-    assert [handle.started_here for handle in handles] == [False, True]
+def test_what_one_asker_has_yet_to_read_is_put_aside_by_another_once_it_was_read(workspace: Workspace) -> None:
+    request = Request(Stage.DATASET, P)
+    asked = Asked(request, "0" * 16, "1" * 16, Basis.of(workspace, P))
+    with ThreadPoolExecutor(1) as threads, closing(Asker(workspace, replace(asked, token="2" * 16))) as anew:
+        with closing(Asker(workspace, asked)) as first, closing(Asker(workspace, asked)) as follower:
+            first.begin()
+            follower.adopt()
+            exchange.Reporter(workspace, asked).fail(MedAssetsError("the first"))
+            begins = threads.submit(anew.begin)
+            with pytest.raises(TimeoutError):
+                begins.result(0.3)
+            for asker in (first, follower):
+                with pytest.raises(MedAssetsError, match="the first"):
+                    asker.outcome()
+        begins.result(10)
+        assert not (anew.folder / "result.json").exists()
