@@ -290,7 +290,7 @@ with preloaded.parents({"subject": ()}, os.environ):
 
 
 def test_what_jobs_import_leaves_one_thread_so_that_they_are_forked() -> None:
-    """A library that starts a thread when it is imported would make each training import all by itself; pyarrow is told not to."""
+    """A library that starts a thread when it is imported would make each training import all by itself, see THREADLESS for pyarrow."""
     names = [name for module in PRELOADED.values() for name in module]
     code = f"import os, {', '.join(names)}; print(len(os.listdir('/proc/self/task')))"
     variable, value = preloaded.THREADLESS
