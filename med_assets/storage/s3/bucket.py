@@ -209,7 +209,7 @@ def client(environ: Mapping[str, str] = os.environ, **options: Any) -> Any:
     return found
 
 
-def _made(environ: Mapping[str, str], options: Mapping[str, Any]) -> Any:
+def _made(environ: Mapping[str, str], options: dict[str, Any]) -> Any:
     from botocore.config import Config
 
     url = endpoint(environ)
