@@ -13,7 +13,9 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from importlib.abc import MetaPathFinder
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from med_assets.errors import ConfigurationError
@@ -244,6 +246,14 @@ def _answer(request: Mapping[str, Any]) -> None:
                 writer.write_batch(batch)
 
 
+class _WithoutPandas(MetaPathFinder):
+    """Arrow imports pandas wherever it finds it, which takes longer than most queries; this process has no data frames."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError(f"{name} is not imported here", name=name)
+
+
 def main() -> int:
     """The process: one request as JSON on stdin."""
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
@@ -251,6 +261,7 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold rows
     request = json.loads(sys.stdin.buffer.read().decode(errors="surrogateescape"))
+    sys.meta_path.insert(0, _WithoutPandas())
     import duckdb
     import pyarrow as pa
 
