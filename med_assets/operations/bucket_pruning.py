@@ -1,4 +1,4 @@
-"""What the bucket of a shared home holds, beside its tables: artifacts, leftovers of uploads, states of jobs, and runs of stages.
+"""What the bucket of a shared home holds, beside its tables: artifacts, leftovers of uploads, states of jobs, runs of stages, and locks.
 
 Objects are found by listing, which may lag, and another machine may be about to name what nothing names yet. So something goes only
 when it is older than some days and a second look, an hour later or more, finds it unneeded again.
@@ -17,6 +17,7 @@ from med_assets.storage import names
 from med_assets.storage.s3 import conditional
 from med_assets.storage.s3.bucket import Location, in_words
 from med_assets.storage.s3.index import RemoteObject, pages
+from med_assets.storage.s3.lease import FOLDER as LOCKS
 from med_assets.storage.s3.states import FOLDER as JOBS
 from med_assets.storage.s3.states import JobState, states
 from med_assets.storage.s3.store import S3Store
@@ -27,9 +28,12 @@ SEEN = "gc/seen.json"
 LOOKS_APART_S = 3600.0
 """Least time between the two looks: listings are complete by then, and stages that were about to name something have."""
 
-LEFTOVER, STATE, RUN = "leftover upload", "state of a job", "run of a stage"
+LEFTOVER, STATE, RUN, LOCK = "leftover upload", "state of a job", "run of a stage", "lock"
 
 RUNS = "runs"
+
+UNFINISHED_DAYS = 30.0
+"""Age from which a run of a stage without a result is over: its job would have written since, and no job waits for a node for so long."""
 
 FIRST_LOOK = "seen for the first time"
 
@@ -62,6 +66,7 @@ def examine(
         *_artifacts(store, kept, owners, older_than_days, now),
         *_states(store, older_than_days, now, interrupted),
         *_runs(store, older_than_days, now, interrupted),
+        *_locks(store, older_than_days, now),
     ]
     others = sum(one.size for under in ("tables", "shared", "audit") for _, one in _objects(store, under))
     space.note_usage(store, sum(one.bytes for one in found) + others)
@@ -135,9 +140,20 @@ def _runs(store: S3Store, older_than_days: float, now: float, interrupted: bool)
     for name, group in _groups(store, RUNS).items():
         age_days = (now - group.modified) / DAY_S  # the process of a stage writes its heartbeat all the time
         why = "too new" if age_days < older_than_days else ""
-        if not why and not interrupted and name not in over:
+        if not why and not interrupted and name not in over and age_days < UNFINISHED_DAYS:
             why = "unfinished"
         yield Stored(RUN, "-", f"{RUNS}/{name}", group.bytes, age_days, why)
+
+
+def _locks(store: S3Store, older_than_days: float, now: float) -> Iterator[Stored]:
+    """Locks of what is long done, such as a run of a stage under earlier code: a holder writes its lock anew all the time.
+
+    One that goes is taken anew by whoever wants it. A holder that stood still for so long finds that it lost its lock.
+    """
+    for parts, one in _objects(store, LOCKS):
+        age_days = (now - one.modified) / DAY_S
+        why = "too new" if age_days < older_than_days else ""
+        yield Stored(LOCK, "-", "/".join((LOCKS, *parts)), one.size, age_days, why)
 
 
 def keys_of_jobs(store: S3Store) -> set[str]:
@@ -169,9 +185,22 @@ def remove(store: S3Store, found: Iterable[Stored], named: set[str]) -> list[Sto
             continue
         if one.kind == STATE:
             JobState(store, one.name.partition("/")[2]).remove()
+        elif one.kind == LOCK:
+            if not _remove_lock(store, one):
+                continue
         elif one.kind in (LEFTOVER, RUN):
             store.clear(store.location.key(one.name))
         else:
             store.remove(one.name)
         removed.append(one)
     return removed
+
+
+def _remove_lock(store: S3Store, one: Stored) -> bool:
+    """Remove a lock that nobody took since it was listed; whether it was removed."""
+    with in_words("removing a lock"):
+        there = next(iter(pages(store.client, store.location, one.name)), None)
+        if there is None or time.time() - there.modified < one.age_days * DAY_S:
+            return False
+        store.client.delete_object(Bucket=store.location.bucket, Key=there.key)
+    return True

@@ -115,8 +115,7 @@ def test_what_nothing_needs_goes_after_two_looks_and_all_else_stays(
     finished = state(ws, earlier.split("/")[1], tmp_path, [])
     running = state(ws, digest("a training"), tmp_path, [{"version": needed}])
     put(ws, "runs/0123456789abcdef/aaaa/result.json")
-    put(ws, "runs/fedcba9876543210/aaaa/request.json")
-    expected = {earlier, stray, finished, "runs/0123456789abcdef", *leftovers}
+    expected = {earlier, stray, finished, "runs/0123456789abcdef", *leftovers, *locks(ws)}
     expected |= {key for key in ws.store.keys("score") if key not in scores_of(ws, former, present)}
     assert going(pruning.examine(ws, 0)) == set(), "all is younger than a day"
     passes(40 * DAY_S)
@@ -134,6 +133,43 @@ def test_what_nothing_needs_goes_after_two_looks_and_all_else_stays(
     for kept in (former, present, artifact("t0"), needed, versioned):
         assert again.store.has(kept)
     assert running in {one.name for one in pruning.examine(again, 7) if one.kept == "unfinished"}
+
+
+def locks(ws: Workspace) -> set[str]:
+    location = store_of(ws).location
+    listed = store_of(ws).client.list_objects_v2(Bucket=location.bucket, Prefix=location.key("locks/"))
+    return {location.name(each["Key"]) for each in listed.get("Contents", ())}
+
+
+def test_runs_and_locks_of_a_home_of_dagster_that_is_gone_go_with_age_and_what_somebody_took_since_stays(
+    ws: Workspace, passes: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leases, run = ws.leases, "runs/fedcba9876543210"
+    assert leases is not None
+    put(ws, f"{run}/request.json")
+    put(ws, f"{run}/aaaa/heartbeat.json")
+    for name in ("run-fedcba9876543210", "run-of-yesterday"):
+        with leases.hold(name):
+            pass
+    of_both = {"locks/run-fedcba9876543210.json", "locks/run-of-yesterday.json"}
+    for days, going_by_age in ((20.0, of_both), (20.0, {run, *of_both})):
+        passes(days * DAY_S)
+        pruning.examine(ws, 7)
+        passes(2 * HOUR_S)
+        found = pruning.examine(ws, 7)
+        assert {one.name for one in found if not one.kept and one.name in {run, *of_both}} == going_by_age
+    assert {one.kept for one in found if one.name == run} == {""}
+    old = [one for one in found if one.name in {run, *of_both}]
+    passes(-41 * DAY_S)  # one is taken again before the removal
+    with leases.hold("run-of-yesterday") as lease:
+        removed = {one.name for one in pruning.remove(ws, old)}
+        lease.check()
+    assert removed == {run}
+    assert of_both <= locks(ws)
+    passes(41 * DAY_S)
+    assert {one.name for one in pruning.remove(ws, old)} >= {"locks/run-fedcba9876543210.json"}
+    with leases.hold("run-fedcba9876543210", wait=False) as lease:
+        lease.check()
 
 
 def scores_of(ws: Workspace, *checkpoints: str) -> set[str]:
