@@ -46,10 +46,24 @@ for setting in [name for name in os.environ if name.startswith(("MED_ASSETS_", "
 KEPT = ("MED_ASSETS_REAL_DATA", "MED_ASSETS_CACHE", preloaded.VARIABLE)
 """Settings that a test's workspace leaves as they are."""
 
+COMMANDS = {
+    "med_assets.cli": (
+        "med_assets.cli.command_line",
+        "med_assets.dataset.stage",
+        "med_assets.intake.stage",
+        "med_assets.launch.training",
+        "med_assets.reporting.dataset_card",
+        "med_assets.programs.rt_dose.phantom",
+        "great_expectations",
+    )
+}
+"""What commands import, of stages as jobs and of pages of the documentation. No torch: few need it."""
+
 if preloaded.VARIABLE not in os.environ:  # those of pytest-xdist share the parents of the process that started them
     _parents = ExitStack()
     os.environ[SHARED] = _parents.enter_context(TemporaryDirectory(prefix="shared-by-tests-"))
-    os.environ.update(_parents.enter_context(preloaded.parents({**PRELOADED, "tests.fresh": LIBRARIES}, os.environ)))
+    _imports = {**PRELOADED, **COMMANDS, "tests.fresh": LIBRARIES}
+    os.environ.update(_parents.enter_context(preloaded.parents(_imports, os.environ)))
     atexit.register(_parents.close)
 
 GIVEN = frozenset(os.environ)
@@ -87,19 +101,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if isinstance(item, pytest.Function) and DRILL_FIXTURES & set(item.fixturenames):
             item.add_marker("drill")
     items.sort(key=lambda item: not (item.get_closest_marker("slow") or item.get_closest_marker("drill")))
-
-
-@pytest.fixture(scope="module")
-def forked_commands() -> Iterator[None]:
-    """Processes of `med_assets.cli` that tests start are forked from a parent that has imported what stages use."""
-    from tests.docs_blocks import PRELOADED as COMMANDS
-
-    before = os.environ.get(preloaded.VARIABLE)
-    with preloaded.parents(COMMANDS, os.environ) as found:
-        os.environ.update(found)
-        yield
-    if before is not None:
-        os.environ[preloaded.VARIABLE] = before
 
 
 @pytest.fixture(autouse=True)

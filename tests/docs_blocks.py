@@ -1,8 +1,8 @@
 """Code blocks of the documentation, found and run.
 
 A `bash` block runs in an empty folder with a temporary home, the demo's settings, and `med-assets` on the PATH;
-variables that a block exports hold for the rest of its page. With `preloaded_commands` that `med-assets` is forked from a parent
-that has imported what commands use. Lines with `make` are only checked to name a target that
+variables that a block sets hold for the rest of its page. With `forked_commands` that `med-assets` is forked from the parent of all
+tests, which has imported what commands use. Lines with `make` are only checked to name a target that
 exists, since they would install or train. A block with `<!-- needs: ... -->` above it needs something that is not in
 the repository; its commands are then only parsed by the command itself. A block below the name of a file, as
 in "`conf/x.yaml`:", is the content of that file, one below "A line in `NAME` of `x.py`:" belongs into that table, and a block
@@ -14,8 +14,6 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,19 +26,8 @@ FENCE = re.compile(
 )
 OF_THIS_PAGE = "of this page"
 STATE = ".page-env"
-
-PRELOADED = {
-    "med_assets.cli": (
-        "med_assets.cli.command_line",
-        "med_assets.dataset.stage",
-        "med_assets.intake.stage",
-        "med_assets.launch.training",
-        "med_assets.reporting.dataset_card",
-        "med_assets.programs.rt_dose.phantom",
-        "great_expectations",
-    )
-}
-"""What `preloaded_commands` imports. No torch: few commands need it."""
+VARIABLES = "{ export -p; declare -p | grep '^declare -- [a-z]' || true; }"
+"""Writes what a block exports, and the variables that it sets, whose names are of small letters."""
 
 ORDINARY = "an ordinary process"
 """What a command says on stderr that could not be forked, such as one whose page exports a variable that imports may read."""
@@ -50,7 +37,7 @@ import os, sys
 sys.path.insert(0, {repository!r})
 from med_assets.storage import preloaded
 command = [sys.executable, "-P", "-m", "med_assets.cli", *sys.argv[1:]]
-environment = dict(os.environ)
+environment = {{**os.environ, "PATH": {path!r}}}
 os.environ[preloaded.VARIABLE] = {parents!r}
 process = preloaded.start(command, environment, keep=[0], tied=True)
 if not isinstance(process, preloaded.Forked):
@@ -103,18 +90,16 @@ def _check_parses(line: str) -> None:
         cli.commands[name].make_context(name, rest)
 
 
-@contextmanager
-def preloaded_commands(folder: Path, repository: Path) -> Iterator[Path]:
-    """Put into a folder, which is yielded, a `med-assets` whose processes are forked while the block runs."""
-    with preloaded.parents(PRELOADED, _environment(repository, folder)) as found:
-        if found:
-            client = folder / "med-assets"
-            parents = found[preloaded.VARIABLE]
-            client.write_text(
-                CLIENT.format(python=sys.executable, repository=str(repository), parents=parents, ordinary=ORDINARY)
-            )
-            client.chmod(0o700)
-        yield folder
+def forked_commands(folder: Path) -> Path:
+    """Put into a folder, which is returned, a `med-assets` whose processes are forked where this system has parents for it."""
+    if parents := os.environ.get(preloaded.VARIABLE):
+        client = folder / "med-assets"
+        text = CLIENT.format(
+            python=sys.executable, repository=str(preloaded.ROOT), parents=parents, path=os.environ["PATH"], ordinary=ORDINARY
+        )  # fmt: skip
+        client.write_text(text)
+        client.chmod(0o700)
+    return folder
 
 
 def run_block(
@@ -124,7 +109,7 @@ def run_block(
     if block.path or OF_THIS_PAGE in block.needs:
         return None
     if block.language == "python":
-        return _run([sys.executable, "-c", block.text], folder, repository, commands)
+        return _run([sys.executable, "-c", block.text], folder, commands)
     if block.language not in ("bash", "sh"):
         return None
     runnable = []
@@ -137,30 +122,26 @@ def run_block(
             runnable.append(line)
     if not runnable:
         return None
-    script = "\n".join(["set -eu", f"test ! -f {STATE} || source ./{STATE}", *runnable, f"export -p > {STATE}"])
-    return _run(["bash", "-c", script], folder, repository, commands)
+    script = "\n".join(["set -eu", f"test ! -f {STATE} || source ./{STATE}", *runnable, f"{VARIABLES} > {STATE}"])
+    return _run(["bash", "-c", script], folder, commands)
 
 
-def _run(command: list[str], folder: Path, repository: Path, commands: Path | None) -> subprocess.CompletedProcess[str]:
-    env = _environment(repository, commands) | {
+def _run(command: list[str], folder: Path, commands: Path | None) -> subprocess.CompletedProcess[str]:
+    env = _environment(commands) | {
         "MED_ASSETS_HOME": str(folder / ".med_assets"),
         "MED_ASSETS_PSEUDONYM_KEY": "a-key-that-only-the-tests-know",
         "MED_ASSETS_PURPOSE": "demo",
         "MED_ASSETS_PROFILE": "demo",
     }
+    if commands:
+        env["MED_ASSETS_WORKERS"] = "1"  # batches are small here, and each process costs its imports
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=500)
 
 
-def _environment(repository: Path, commands: Path | None) -> dict[str, str]:
-    """What the processes of a page have whatever their home: the same for what is forked and for its parent."""
+def _environment(commands: Path | None) -> dict[str, str]:
+    """What the processes of a page have whatever their home."""
     path = (commands, Path(sys.executable).parent, os.environ["PATH"])
     outside = {
         name: value for name, value in os.environ.items() if not name.startswith(("MED_ASSETS_", "DAGSTER_HOME"))
     }
-    return outside | {
-        "PATH": os.pathsep.join(str(each) for each in path if each),
-        "PYTHONPATH": str(repository),
-        "OMP_NUM_THREADS": "1",
-        "GX_ANALYTICS_ENABLED": "false",
-        "JE_ARROW_MALLOC_CONF": "background_thread:false",  # a process with two threads is not forked
-    }
+    return outside | {"PATH": os.pathsep.join(str(each) for each in path if each)}

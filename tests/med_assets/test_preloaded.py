@@ -14,6 +14,7 @@ import pytest
 
 from med_assets.launch.jobs import PRELOADED
 from med_assets.storage import preloaded
+from tests.conftest import COMMANDS
 
 SUBJECT = "subject"
 
@@ -56,6 +57,7 @@ STARTER = """
 import os, subprocess, sys, time
 from med_assets.launch.jobs import PRELOADED
 from med_assets.storage import preloaded
+from tests.conftest import COMMANDS
 child = preloaded.start([sys.executable, "-m", "subject"], os.environ, tied=sys.argv[1] == "tied")
 assert isinstance(child, preloaded.Forked), child
 print("parent", os.stat(f"/proc/{child.pid}").st_uid, flush=True)
@@ -276,6 +278,7 @@ def test_the_parent_ends_with_its_owner(folder: Path) -> None:
 import os, sys, time
 from med_assets.launch.jobs import PRELOADED
 from med_assets.storage import preloaded
+from tests.conftest import COMMANDS
 with preloaded.parents({"subject": ()}, os.environ):
     print("ready", flush=True)
     time.sleep(600)
@@ -289,9 +292,10 @@ with preloaded.parents({"subject": ()}, os.environ):
     ended(parent)
 
 
-def test_what_jobs_import_leaves_one_thread_so_that_they_are_forked() -> None:
-    """A library that starts a thread when it is imported would make each training import all by itself, see THREADLESS for pyarrow."""
-    names = [name for module in PRELOADED.values() for name in module]
+@pytest.mark.parametrize("imports", [PRELOADED, COMMANDS], ids=["trainings", "commands"])
+def test_what_jobs_import_leaves_one_thread_so_that_they_are_forked(imports: dict[str, tuple[str, ...]]) -> None:
+    """A library that starts a thread when it is imported would make each process import all by itself, see THREADLESS for pyarrow."""
+    names = [name for module in imports.values() for name in module]
     code = f"import os, {', '.join(names)}; print(len(os.listdir('/proc/self/task')))"
     variable, value = preloaded.THREADLESS
     environment = os.environ | {variable: value}

@@ -17,8 +17,6 @@ from med_assets.settings import Workspace
 from resources.launcher import STAGE_JOB_TAG, LauncherResource
 from tests.med_assets.stages.builders import P, drop, take
 
-pytestmark = pytest.mark.usefixtures("forked_commands")
-
 
 @pytest.fixture
 def batch(workspace: Workspace) -> str:

@@ -26,8 +26,6 @@ from tests.med_assets.stages.builders import P, drop, take
 from tests.med_assets.stages.models import configure
 from tests.resources.slurm_cluster import until
 
-pytestmark = pytest.mark.usefixtures("forked_commands")
-
 
 @pytest.fixture
 def batch(workspace: Workspace) -> str:

@@ -27,8 +27,6 @@ from med_assets.storage.s3.bucket import Location
 from tests.conftest import settings_of
 from tests.med_assets.stages.builders import P, phantom, take
 
-pytestmark = pytest.mark.usefixtures("forked_commands")
-
 
 class OtherMachine(LocalLauncher):
     """Starts stages as processes that know another home, and nothing of the asking machine but what the bucket has."""
