@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -30,9 +31,9 @@ from med_assets.records import (
 )
 from med_assets.settings import Settings
 from med_assets.storage import names
-from med_assets.storage.files import digest, write_json
-from med_assets.storage.lake import ANY, LOCK, Anything, Expected, Lake, Unreferenced
-from med_assets.storage.record import Record, RowOfColumns
+from med_assets.storage.files import canonical_lists, digest, write_json
+from med_assets.storage.lake import ANY, LOCK, Anything, Columns, Expected, Lake, Unreferenced
+from med_assets.storage.record import Record, RowOfColumns, filled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,7 +68,7 @@ class CaseFacts:
     values: Mapping[str, FactValue]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Case:
     """A case of the dataset, with split and fold of its patient (None before it has one) and its facts where they were read."""
 
@@ -84,26 +85,38 @@ class Case:
     facts: Mapping[str, FactValue] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Dataset:
-    """The accepted, current case versions of a program, sorted by case."""
+@dataclass(frozen=True, eq=False)
+class KnownFacts:
+    """The facts of all prepared cases of a program as they were read, and the newest row of each case id and version."""
 
-    cases: tuple[DatasetCase, ...]
+    columns: Columns
+    rows: Mapping[tuple[str, str], int]
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """The accepted, current case versions of a program, sorted by case; `columns` are those of `DatasetCase`."""
+
+    columns: Columns
+
+    @cached_property
+    def cases(self) -> tuple[DatasetCase, ...]:
+        """A record of each case."""
+        return tuple(DatasetCase.of_columns(self.columns))
 
     @cached_property
     def version(self) -> str:
         """Hash of what the cases are: ids, patients, versions and prepared content."""
-        return digest(
-            [[case.case_id, case.patient_id, case.version, case.artifact, case.synthetic] for case in self.cases]
-        )
+        parts = ("case_id", "patient_id", "version", "artifact", "synthetic")
+        return digest(canonical_lists([self.columns[name] for name in parts]).encode())
 
     @property
     def synthetic(self) -> frozenset[str]:
         """Ids of the synthetic cases."""
-        return frozenset(case.case_id for case in self.cases if case.synthetic)
+        return frozenset(compress(self.columns["case_id"], self.columns["synthetic"]))
 
     def __len__(self) -> int:
-        return len(self.cases)
+        return len(self.columns.arrow)
 
 
 def accepted(rows: Iterable[S]) -> list[S]:
@@ -276,6 +289,11 @@ class Catalog:
         """Time (ns), size and inode of a partition's file, which change when it is written anew; None where it never was."""
         return self._lake.stamp(of.TABLE, self._partition(of, key, whole=True))
 
+    def stamps(self, of: type[Record]) -> dict[tuple[str, ...], tuple[int, ...]]:
+        """What `stamp` gives of each partition, by the values of `PARTITION`."""
+        found = self._lake.stamps(of.TABLE, self.program)
+        return {tuple(each.split("/")[1:]): stamp for each, stamp in found.items()}
+
     def folder_stamp(self, of: type[Record]) -> int | None:
         """Time (ns) that changes when any partition of the program is written anew; None where none ever was."""
         return self._lake.folder_stamp(of.TABLE, self.program)
@@ -348,6 +366,15 @@ class Catalog:
         """Batches that the audit keeps out of the dataset."""
         return frozenset(row.batch for row in self.rows(BatchAudit) if row.held_back)
 
+    def versions_like(self, rows: Collection[CaseVersion], before: str) -> list[CaseVersion]:
+        """What intake wrote, of batches before this one, that has the case id, version, images or content of any of these."""
+        columns = self._lake.columns(CaseVersion.TABLE, self.program)
+        like = {
+            name: {text for row in rows if (text := getattr(row, name))}
+            for name in ("case_id", "version", "images_hash", "content_hash")
+        }
+        return [row for row in CaseVersion.of_columns(columns.where_any(like)) if row.batch < before]
+
     def admitted(self, batch: str | None = None) -> list[PreparedCase]:
         """What preparation wrote, of all batches or one, without those that the audit holds back."""
         held_back = (
@@ -368,13 +395,23 @@ class Catalog:
 
     def raw_artifacts(self) -> dict[tuple[str, str], str]:
         """Key of the de-identified files by batch and case, of all usable cases."""
-        found = self._lake.columns(CaseVersion.TABLE, self.program, {"status": USABLE})
+        wanted = ("batch", "case_id", "artifact")
+        found = self._lake.columns(CaseVersion.TABLE, self.program, {"status": USABLE}, wanted)
         return dict(zip(zip(found["batch"], found["case_id"], strict=True), found["artifact"], strict=True))
 
-    def accepted(self) -> list[tuple[str, DatasetCase]]:
+    def accepted(self) -> Columns:
         """Every case that preparation accepted in any batch, with the batch, oldest first: also of those that the audit holds back."""
-        columns = self._lake.columns(PreparedCase.TABLE, self.program, {"status": [Status.OK]})
-        return list(zip(columns["batch"], DatasetCase.of_columns(columns), strict=True))
+        wanted = ["batch", *DatasetCase.schema()]
+        return self._lake.columns(PreparedCase.TABLE, self.program, {"status": [Status.OK]}, wanted)
+
+    @staticmethod
+    def dataset_of(accepted: Columns, rows: Sequence[int]) -> Dataset:
+        """A dataset of some rows of `accepted`, in this order."""
+        return Dataset(accepted.taken(rows, DatasetCase.schema()))
+
+    def replace_dataset(self, dataset: Dataset, expected: Expected = ANY) -> None:
+        """Write a dataset over the one that was there. Raises Conflict where that has not the stamp that is `expected`."""
+        self._lake.write_columns(DatasetCase.TABLE, self.program, dataset.columns, expected)
 
     def withdrawn(self) -> frozenset[str]:
         """Ids of the cases that were taken out of the dataset for good."""
@@ -399,7 +436,7 @@ class Catalog:
 
     def dataset(self) -> Dataset:
         """The dataset as it was last written."""
-        return Dataset(tuple(self.rows(DatasetCase)))
+        return Dataset(self._lake.columns(DatasetCase.TABLE, self.program))
 
     def assignments(self) -> dict[str, SplitAssignment]:
         """Split and fold by patient."""
@@ -409,16 +446,26 @@ class Catalog:
         """All cases of the dataset with split, fold and facts."""
         return self.described_as(self.dataset(), self.assignments())
 
-    def described_as(self, dataset: Dataset, assignments: Mapping[str, SplitAssignment]) -> list[Case]:
-        """All cases of a dataset with their split and fold in these assignments by patient, and their facts."""
-        columns, unknown = self._lake.columns(self._facts_table, self.program), self._fact_names
-        numbers = {key: row for row, key in enumerate(zip(columns["case_id"], columns["version"], strict=True))}
-        found: list[Case] = []
-        for case in dataset.cases:
-            row = numbers.get((case.case_id, case.version))
-            facts: Mapping[str, FactValue] = unknown if row is None else RowOfColumns(columns, unknown, row)
-            found.append(self._case(case, assignments.get(case.patient_id), facts))
-        return found
+    def known_facts(self) -> KnownFacts:
+        """The facts of all prepared cases, to look up those of the cases of a dataset."""
+        columns = self._lake.columns(self._facts_table, self.program)
+        pairs = zip(columns["case_id"], columns["version"], strict=True)
+        return KnownFacts(columns, dict(zip(pairs, range(len(columns.arrow)), strict=True)))
+
+    def described_as(
+        self, dataset: Dataset, assignments: Mapping[str, SplitAssignment], known: KnownFacts | None = None
+    ) -> list[Case]:
+        """All cases of a dataset with their split and fold in these assignments by patient, and their facts, read where they are not given."""
+        known, unknown = known or self.known_facts(), self._fact_names
+        columns: dict[str, list[Any]] = dict(dataset.columns)
+        splits: dict[str, str] = {patient: row.split for patient, row in assignments.items()}
+        folds: dict[str, int | None] = {patient: row.fold for patient, row in assignments.items()}
+        numbers = list(map(known.rows.get, zip(columns["case_id"], columns["version"], strict=True)))
+        measured = iter(RowOfColumns.many(known.columns, unknown, [row for row in numbers if row is not None]))
+        columns["split"] = list(map(splits.get, columns["patient_id"]))
+        columns["fold"] = list(map(folds.get, columns["patient_id"]))
+        columns["facts"] = [unknown if row is None else next(measured) for row in numbers]
+        return filled(Case, len(dataset), columns)
 
     def cases(self, *splits: str) -> list[Case]:
         """Cases of the dataset whose patient has a split, of these splits or of all."""
@@ -426,25 +473,11 @@ class Catalog:
         found = [
             (case, assignments[case.patient_id]) for case in self.dataset().cases if case.patient_id in assignments
         ]
-        return [self._case(case, assignment) for case, assignment in found if not splits or assignment.split in splits]
-
-    @staticmethod
-    def _case(
-        case: DatasetCase, assignment: SplitAssignment | None, facts: Mapping[str, FactValue] | None = None
-    ) -> Case:
-        return Case(
-            case.program,
-            case.case_id,
-            case.patient_id,
-            case.version,
-            case.content_hash,
-            case.artifact,
-            case.given_split,
-            case.synthetic,
-            split=assignment.split if assignment else None,
-            fold=assignment.fold if assignment else None,
-            facts={} if facts is None else facts,
-        )
+        return [
+            Case(**case.row(), split=assignment.split, fold=assignment.fold)
+            for case, assignment in found
+            if not splits or assignment.split in splits
+        ]
 
     def checkpoint(self, experiment: str) -> Checkpoint | None:
         """The present checkpoint of an experiment; None before its training."""
@@ -460,16 +493,14 @@ class Catalog:
 
     # -- versions of the dataset: artifacts, each with the dataset, the splits of its patients and the facts of its cases
 
-    def keep_version(self, dataset: Dataset, assignments: Mapping[str, SplitAssignment]) -> None:
+    def keep_version(
+        self, dataset: Dataset, assignments: Mapping[str, SplitAssignment], known: KnownFacts | None = None
+    ) -> None:
         """Keep a dataset with these splits of its patients, unless its version is kept already; an empty one is none."""
-        if not dataset.cases or self.ws.store.has(key := self._version_key(dataset.version)):
+        if not len(dataset) or self.ws.store.has(key := self._version_key(dataset.version)):
             return
-        patients = sorted({case.patient_id for case in dataset.cases})
-        inside = {
-            "case_id": {case.case_id for case in dataset.cases},
-            "version": {case.version for case in dataset.cases},
-        }
-        pairs = {(case.case_id, case.version) for case in dataset.cases}
+        known = known or self.known_facts()
+        patients = sorted(set(dataset.columns["patient_id"]))
         assigned = [assignments[each] for each in patients if each in assignments]
         about = {
             "program": self.program,
@@ -482,16 +513,12 @@ class Catalog:
             write_json(folder / VERSION, about, durable=False)
             tables = self._version_tables(folder)
             kept = Catalog(self.ws, self.program, tables)
-            kept.replace(DatasetCase, dataset.cases)
+            kept.replace_dataset(dataset)
             kept.replace(SplitAssignment, assigned)
-            facts = self._lake.columns(self._facts_table, self.program, inside)
             # The same cases that came in other batches are the same version, so no batch is named, and cases are sorted.
-            rows = sorted(
-                {pair: row for row, pair in enumerate(zip(*(facts[name] for name in inside), strict=True))}.items()
-            )
-            chosen = [row for pair, row in rows if pair in pairs]
-            kept_facts = {name: [values[row] for row in chosen] for name, values in facts.items()}
-            tables.write_columns(self._facts_table, self.program, kept_facts | {"batch": [""] * len(chosen)})
+            pairs = sorted(zip(dataset.columns["case_id"], dataset.columns["version"], strict=True))
+            chosen = [known.rows[pair] for pair in pairs if pair in known.rows]
+            tables.write_columns(self._facts_table, self.program, known.columns.taken(chosen, batch=""))
             (folder / LOCK).unlink()
 
     def dataset_versions(self) -> list[DatasetVersion]:

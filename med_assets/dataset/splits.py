@@ -89,9 +89,10 @@ def assign(
     rows = {row.patient_id: row for row in earlier}
     given: dict[str, set[str]] = {}
     for case in cases:
-        given.setdefault(case.patient_id, set()).add(case.given_split or "")
+        if case.patient_id not in rows:
+            given.setdefault(case.patient_id, set()).add(case.given_split or "")
     problems: dict[str, str] = {}
-    for patient_id in sorted(given.keys() - rows.keys()):
+    for patient_id in sorted(given):
         wishes = given[patient_id]
         try:
             if policy.policy == "given" and len(wishes) > 1:

@@ -1,16 +1,17 @@
 """The dataset's manifest and the split of its patients."""
 
-from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import compress
+from operator import eq
 from pathlib import Path
 
 import pandas as pd
 
 from med_assets import program
 from med_assets.capabilities import DatasetFindings, DataTables, FixedSplits
-from med_assets.catalog import Catalog, Dataset, accepted, decided_anew, frame, to_predict, usable
+from med_assets.catalog import Catalog, accepted, decided_anew, to_predict, usable
 from med_assets.dataset.splits import SplitPolicy, assign, split_policy
 from med_assets.deidentification.audit_trail import Kind
 from med_assets.deidentification.audited_rows import write_row
@@ -26,7 +27,8 @@ from med_assets.records import (
 )
 from med_assets.settings import Settings
 from med_assets.storage import names
-from med_assets.storage.files import digest
+from med_assets.storage.files import canonical_rows, digest
+from med_assets.storage.lake import Columns
 from med_assets.storage.locks import alone
 from med_assets.storage.memo import Memo
 from med_assets.storage.memory import without_collecting
@@ -60,60 +62,76 @@ def dataset(ws: Settings, program_name: str) -> StageResult:
         return decided_anew(ws, partial(_dataset, ws, program_name))
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    """An accepted case, with its batch and the key of its de-identified files, which is None where it has none."""
+@dataclass(frozen=True, eq=False)
+class _Candidates:
+    """The newest accepted version of each case, without batches that are held back: its row in `accepted`, and the key of its de-identified
+    files, by case id; `n_superseded` are the versions that a later one replaced."""
 
-    batch: str
-    case: DatasetCase
-    raw: str | None
+    accepted: Columns
+    rows: Mapping[str, int]
+    raw: Mapping[str, str]
+    n_superseded: int
+    n_held_back: int
+
+    @property
+    def stored(self) -> list[tuple[str, str]]:
+        """Batch and key of the de-identified files of each case that has any."""
+        batches = self.accepted["batch"]
+        return [(batches[self.rows[case_id]], raw) for case_id, raw in self.raw.items()]
 
 
-def _candidates(catalog: Catalog) -> tuple[dict[str, _Candidate], Counter[str]]:
-    """The newest accepted version of each case by id, without batches that are held back; and counts of what was left out."""
-    held_back, raw = catalog.held_back(), catalog.raw_artifacts()
-    latest: dict[str, _Candidate] = {}
-    counts = Counter({"superseded": 0, "batches_held_back": len(held_back)})
-    for batch, case in catalog.accepted():
-        if batch in held_back:
-            continue
-        earlier = latest.get(case.case_id)
-        counts["superseded"] += earlier is not None and earlier.case.version != case.version
-        latest[case.case_id] = _Candidate(batch, case, raw.get((batch, case.case_id)))
-    return latest, counts
+def _candidates(catalog: Catalog) -> _Candidates:
+    held_back, raw, found = catalog.held_back(), catalog.raw_artifacts(), catalog.accepted()
+    ids, batches, versions = found["case_id"], found["batch"], found["version"]
+    rows: Sequence[int] = range(len(ids))
+    if held_back:
+        rows = [row for row in rows if batches[row] not in held_back]
+    latest = {ids[row]: row for row in rows}
+    n_superseded = 0
+    if len(latest) < len(rows):
+        earlier: dict[str, str] = {}
+        for row in rows:
+            n_superseded += earlier.get(ids[row], versions[row]) != versions[row]
+            earlier[ids[row]] = versions[row]
+    stored = {case_id: key for case_id, row in latest.items() if (key := raw.get((batches[row], case_id)))}
+    return _Candidates(found, latest, stored, n_superseded, len(held_back))
 
 
 def _dataset(ws: Settings, program_name: str) -> StageResult:
     catalog, scan = Catalog(ws, program_name), Scan(ws, program_name)
     decided_on = catalog.stamp(DatasetCase)
     with without_collecting():
-        latest, counts = _candidates(catalog)
-    findings = scan.findings([(one.batch, one.raw) for one in latest.values() if one.raw])
+        latest = _candidates(catalog)
+        stored = latest.stored
+    findings = scan.findings(stored)
     with without_collecting():
         withdrawn, excluded = catalog.withdrawn(), catalog.excluded()
-        identified = {case_id for case_id, one in latest.items() if one.raw in findings}
-        before = {case.case_id: case.artifact for case in catalog.dataset().cases}
-        duplicates = _duplicates(latest, before)
+        identified = {case_id for case_id, raw in latest.raw.items() if raw in findings} if findings else set()
+        before = catalog.dataset().columns
+        artifacts = dict(zip(before["case_id"], before["artifact"], strict=True))
+        duplicates = _duplicates(latest, artifacts)
         left_out = withdrawn | excluded | identified | duplicates
-        found = Dataset(tuple(latest[case_id].case for case_id in sorted(latest) if case_id not in left_out))
-        catalog.replace(DatasetCase, found.cases, expected=decided_on)
+        rows = [latest.rows[case_id] for case_id in sorted(latest.rows) if case_id not in left_out]
+        found = catalog.dataset_of(latest.accepted, rows)
+        catalog.replace_dataset(found, expected=decided_on)
+        columns = found.columns
         return StageResult(
             data_version=found.version,
-            counts=tally("reused" if before.get(case.case_id) == case.artifact else "new" for case in found.cases)
+            counts=_tally(sum(map(eq, map(artifacts.get, columns["case_id"]), columns["artifact"])), len(found))
             | {
-                "superseded": counts["superseded"],
+                "superseded": latest.n_superseded,
                 "withdrawn": len(withdrawn),
                 "excluded": len(excluded - withdrawn),
                 "identified": len(identified),
                 "duplicates": len(duplicates),
-                "batches_held_back": counts["batches_held_back"],
+                "batches_held_back": latest.n_held_back,
             },
             summary={
                 "cases": len(found),
-                "patients": len({case.patient_id for case in found.cases}),
-                "synthetic": len(found.synthetic),
+                "patients": len(set(columns["patient_id"])),
+                "synthetic": sum(columns["synthetic"]),
             },
-            tables={"cases": frame(DatasetCase, found.cases)},
+            tables={"cases": pd.DataFrame(dict(columns))},
         )
 
 
@@ -212,12 +230,23 @@ def finding_pictures(ws: Settings, program_name: str, found: Sequence[program.Fi
     return pictures
 
 
-def _duplicates(latest: Mapping[str, _Candidate], present: Container[str]) -> set[str]:
+def _duplicates(latest: _Candidates, present: Container[str]) -> set[str]:
     """Cases whose images and contours another case has too, all but the one that counts."""
+    batches, hashes = latest.accepted["batch"], latest.accepted["content_hash"]
+    content = {case_id: hashes[row] for case_id, row in latest.rows.items()}
+    if len(set(content.values())) == len(content):
+        return set()
     owner: dict[str, str] = {}
-    for case_id in sorted(latest, key=lambda case_id: (case_id not in present, latest[case_id].batch, case_id)):
-        owner.setdefault(latest[case_id].case.content_hash, case_id)
-    return {case_id for case_id, one in latest.items() if owner[one.case.content_hash] != case_id}
+    for case_id in sorted(
+        content, key=lambda case_id: (case_id not in present, batches[latest.rows[case_id]], case_id)
+    ):
+        owner.setdefault(content[case_id], case_id)
+    return {case_id for case_id, hashed in content.items() if owner[hashed] != case_id}
+
+
+def _tally(n_reused: int, n_all: int) -> dict[str, int]:
+    """What `tally` gives of rows of which so many were there before."""
+    return tally(()) | {"new": n_all - n_reused, "reused": n_reused}
 
 
 def splits(ws: Settings, program_name: str) -> StageResult:
@@ -238,23 +267,26 @@ def _splits(ws: Settings, program_name: str) -> StageResult:
     policy = SplitPolicy.model_validate(policy.model_dump() | {"policy": given})
     chosen = program.get(program_name)
     fixed = chosen.fixed_splits(ws) if given == "fixed" and isinstance(chosen, FixedSplits) else {}
-    rows, problems = assign(program_name, cases.cases, earlier.values(), policy, fixed)
+    patients = set(cases.columns["patient_id"])
+    new = cases.cases if patients - earlier.keys() else ()  # those of earlier patients change nothing
+    rows, problems = assign(program_name, new, earlier.values(), policy, fixed)
     catalog.replace(SplitAssignment, rows, expected=decided_on)
-    catalog.keep_version(cases, {row.patient_id: row for row in rows})
+    assigned, known = {row.patient_id: row for row in rows}, catalog.known_facts()
+    catalog.keep_version(cases, assigned, known)
     tables = []
     if isinstance(chosen, DataTables):
-        described = catalog.described_as(cases, {row.patient_id: row for row in rows})
-        tables = chosen.data_tables(described, catalog.quarantined())
-    present = {case.patient_id for case in cases.cases}
-    sizes = pd.Series([row.split for row in rows if row.patient_id in present], dtype=str).value_counts().to_dict()
+        tables = chosen.data_tables(catalog.described_as(cases, assigned, known), catalog.quarantined())
+    columns = SplitAssignment.to_columns(rows)
+    inside = compress(columns["split"], map(patients.__contains__, columns["patient_id"]))
+    sizes = pd.Series(list(inside), dtype=str).value_counts().to_dict()
     return StageResult(
         # What depends on the splits reads their cases too: a corrected label of a held-out case changes no assignment.
-        data_version=digest(cases.version, SplitAssignment.dictionaries(rows), sorted(problems)),
-        counts=tally("reused" if row.patient_id in earlier else "new" for row in rows),
+        data_version=digest(cases.version, canonical_rows(columns).encode(), sorted(problems)),
+        counts=_tally(len(earlier), len(rows)),
         summary={"patients_per_split": sizes, "unassigned": problems},
         tables={
             **{table.title: table.rows for table in tables},
-            "splits": frame(SplitAssignment, rows),
+            "splits": pd.DataFrame(columns),
         },
     )
 

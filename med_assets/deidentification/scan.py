@@ -72,12 +72,16 @@ class Scan:
                 for artifact, text in sorted(texts.items())
             ]
             catalog.replace(IdentityScan, rows, batch)
-            _findings.get(self._key(catalog, batch), partial(dict, texts))
+            _findings.get(self._key(batch, catalog.stamp(IdentityScan, batch)), partial(dict, texts))
         return {artifact: text.splitlines() for _, artifact in stored if (text := known[artifact])}
 
     def _known_of(self, catalog: Catalog, batches: Collection[str]) -> dict[str, str]:
         """Lines of findings by artifact of some batches; rows that have not changed are not read again, many that have are read together."""
-        keys = {batch: self._key(catalog, batch) for batch in sorted(batches)}
+        if len(batches) > FEW:
+            stamps = catalog.stamps(IdentityScan)
+        else:
+            stamps = {(batch,): found for batch in batches if (found := catalog.stamp(IdentityScan, batch))}
+        keys = {batch: self._key(batch, stamps.get((batch,))) for batch in sorted(batches)}
         changed = [batch for batch, key in keys.items() if key not in _findings]
         if len(changed) > FEW:
             read = {batch: dict[str, str]() for batch in changed} | self._by_batch(catalog)
@@ -88,8 +92,8 @@ class Scan:
             known |= _findings.get(key, partial(read.__getitem__, batch))
         return known
 
-    def _key(self, catalog: Catalog, batch: str) -> Hashable:
-        return self.ws.home, self.program, self.scanner, batch, catalog.stamp(IdentityScan, batch)
+    def _key(self, batch: str, stamp: tuple[int, ...] | None) -> Hashable:
+        return self.ws.home, self.program, self.scanner, batch, stamp
 
     def _known(self, catalog: Catalog, *batch: str) -> dict[str, str]:
         """Lines of findings by artifact, of all batches or one, that this scanner has made."""

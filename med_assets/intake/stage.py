@@ -359,7 +359,6 @@ def _intake(ws: Workspace, program_name: str, batch: str) -> StageResult:
     if is_new:
         start_ahead(ws, min(len(listed), workers_of(ws)))
     earlier = catalog.case_versions(batch)
-    others = [row for row in catalog.case_versions() if row.batch < batch]
     rows: list[CaseVersion] = []
     counts: dict[str, Counts] | None = None
     present = batches.presence(ws, program_name, listed)
@@ -385,14 +384,16 @@ def _intake(ws: Workspace, program_name: str, batch: str) -> StageResult:
         _write_files(files_table(ws, program_name, batch), [line for entry in entries for line in entry.files])
         zone.manifests.keep(program_name, batch)
         rows = [row for entry in entries for row in entry.rows]
-        rows = _without_duplicates(_one_row_per_case(rows), usable(others))
+        rows = _one_row_per_case(rows)
+        others = catalog.versions_like(rows, batch)
+        rows = _without_duplicates(rows, usable(others))
         if ws.links is not None:
             from med_assets.intake.linking import add_links
 
             add_links(ws, program_name, _files_by_case(rows, entries))
         counts = {artifact: of for entry in entries for artifact, of in entry.counts.items()}
     else:
-        rows = earlier
+        rows, others = earlier, catalog.versions_like(earlier, batch)
     if (
         counts is not None
     ):  # before the rows: a batch whose rows are there has its entry, whenever the process is killed

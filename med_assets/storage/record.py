@@ -7,10 +7,11 @@ A field states what it means, its unit and whether it can be empty (`| None`); t
 import types
 import typing
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import cache
+from itertools import repeat
 from operator import attrgetter
 from typing import Any, ClassVar, Self, TypeVar, dataclass_transform
 
@@ -78,11 +79,7 @@ class Record:
             raise ValueError(
                 f"{cls.__name__}: expected {n_rows} values of each column, got others of {', '.join(uneven)}"
             )
-        # A table has tens of thousands of rows: slots are filled column by column, several times as fast as by `__init__`.
-        rows = [cls.__new__(cls) for _ in range(n_rows)]
-        for name, values in given.items():
-            deque(map(getattr(cls, name).__set__, rows, values), maxlen=0)
-        return rows
+        return filled(cls, n_rows, given)
 
     @classmethod
     def to_columns(cls, rows: Sequence["Record"]) -> dict[str, list[Any]]:
@@ -98,6 +95,17 @@ class Record:
     def row(self) -> dict[str, Any]:
         """The values by column."""
         return {name: getattr(self, name) for name in _names(typing.cast(typing.Any, type(self)))}
+
+
+def filled(cls: type[V], n_rows: int, columns: Mapping[str, Iterable[Any]]) -> list[V]:
+    """Make many objects of a class with slots from the values of each slot, in order.
+
+    A table has tens of thousands of rows: filling slots column by column is several times as fast as `__init__` is.
+    """
+    rows = list(map(cls.__new__, repeat(cls, n_rows)))
+    for name, values in columns.items():
+        deque(map(getattr(cls, name).__set__, rows, values), maxlen=0)
+    return rows
 
 
 @cache
@@ -128,6 +136,13 @@ class RowOfColumns(Mapping[str, V]):
 
     def __init__(self, columns: Mapping[str, Sequence[V]], names: Collection[str], row: int) -> None:
         self._columns, self._names, self._row = columns, names, row
+
+    @classmethod
+    def many(
+        cls, columns: Mapping[str, Sequence[V]], names: Collection[str], rows: Sequence[int]
+    ) -> "list[RowOfColumns[V]]":
+        """Make one for each of some rows, at a third of the cost."""
+        return filled(cls, len(rows), {"_columns": repeat(columns), "_names": repeat(names), "_row": rows})
 
     def __getitem__(self, name: str) -> V:
         if name not in self._names:

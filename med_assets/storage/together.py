@@ -45,20 +45,27 @@ def read_together(
     copy: Path,
     stamps: Mapping[str, Stamp] | None = None,
     fetch: Callable[[Sequence[str]], "Mapping[str, pa.Table]"] = lambda _: {},
+    columns: Sequence[str] | None = None,
 ) -> "pa.Table":
-    """Return the rows of partitions, given with their files, in their order and with the columns of `schema`.
+    """Return the rows of partitions, given with their files, in their order and with the columns of `schema`, or these of them.
 
     A column that a partition lacks, since an earlier version wrote it, is empty in its rows. `stamps` are other ones than those of the
     files; `fetch` brings the files of partitions that are about to be read, or returns their rows.
     """
     import pyarrow as pa
 
-    kept = Together.of(copy, schema) if len(files) >= CHANGED else Together.empty(schema)
+    some = schema if columns is None else pa.schema([schema.field(name) for name in columns])
+    kept = Together.of(copy, schema, columns) if len(files) >= CHANGED else Together.empty(some)
     stamps = stamps_of(files) if stamps is None else stamps
     changed = [partition for partition in files if kept.stamps.get(partition) != stamps[partition]]
+    if columns is not None and len(changed) >= CHANGED:  # the copy that is written has all columns
+        return read_together(files, schema, copy, stamps, fetch).select(columns)
     fetched = fetch(changed)
-    fresh = {one: fetched[one] if one in fetched else _read(files[one], schema) for one in changed}
-    table = pa.concat_tables([schema.empty_table(), *_pieces(list(files), fresh, kept)])
+    fresh = {
+        one: fetched[one].select(some.names) if one in fetched else _read(files[one], schema, columns)
+        for one in changed
+    }
+    table = pa.concat_tables([some.empty_table(), *_pieces(list(files), fresh, kept)])
     if len(changed) >= CHANGED:
         rows = [len(fresh[one]) if one in fresh else kept.rows[one][1] for one in files]
         listed = [[partition, stamps[partition], n] for partition, n in zip(files, rows, strict=True)]
@@ -86,18 +93,20 @@ class Together:
         return cls(schema.empty_table(), {}, {})
 
     @classmethod
-    def of(cls, path: Path, schema: "pa.Schema") -> "Together":
-        """The copy in a file; an empty one where there is none, or one of another schema or another format."""
+    def of(cls, path: Path, schema: "pa.Schema", columns: Sequence[str] | None = None) -> "Together":
+        """The copy in a file, with all columns of `schema` or these; an empty one where there is none, or one of another schema or another format."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
+        some = schema if columns is None else pa.schema([schema.field(name) for name in columns])
         try:
-            table = pq.ParquetFile(path).read()
-            listed = json.loads((table.schema.metadata or {})[_LISTED])
+            file = pq.ParquetFile(path)
+            if not file.schema_arrow.equals(schema, check_metadata=False):
+                return cls.empty(some)
+            table = file.read(columns).select(some.names)
+            listed = json.loads((file.schema_arrow.metadata or {})[_LISTED])
         except (OSError, KeyError, ValueError, pa.ArrowException):
-            return cls.empty(schema)
-        if not table.schema.equals(schema, check_metadata=False):
-            return cls.empty(schema)
+            return cls.empty(some)
         rows, start = {}, 0
         for partition, _, n in listed:
             rows[partition] = start, n
@@ -123,14 +132,16 @@ def _pieces(partitions: list[str], fresh: Mapping[str, "pa.Table"], kept: Togeth
     yield kept.table.slice(start, end - start)
 
 
-def _read(path: str, schema: "pa.Schema") -> "pa.Table":
+def _read(path: str, schema: "pa.Schema", columns: Sequence[str] | None = None) -> "pa.Table":
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    found = pq.ParquetFile(path).read()
-    if not found.schema.equals(schema, check_metadata=False):
-        found = pa.Table.from_pylist(found.to_pylist(), schema=schema)
-    return found.replace_schema_metadata(None)
+    file, names = pq.ParquetFile(path), schema.names if columns is None else columns
+    if file.schema_arrow.equals(schema, check_metadata=False):
+        found = file.read(columns)
+    else:
+        found = pa.Table.from_pylist(file.read().to_pylist(), schema=schema)
+    return found.select(names).replace_schema_metadata(None)
 
 
 def write_together(table: "pa.Table", listed: Sequence[object], copy: Path) -> None:

@@ -176,3 +176,14 @@ def test_types_and_emptiness_follow_the_annotations() -> None:
 def test_a_record_hashes_as_its_row() -> None:
     assert digest(version("a")) == digest(version("a").row())
     assert digest([version("a")]) != digest([version("b")])
+
+
+def test_earlier_versions_that_share_anything_with_a_case_are_found(catalog: Catalog) -> None:
+    stored = [
+        replace(version(name, batch), content_hash=f"c-{name}") for batch, name in zip("1234", "abcd", strict=True)
+    ]
+    for row in stored:
+        catalog.replace(CaseVersion, [row], row.batch)
+    others = [replace(version("x"), content_hash="c-a"), replace(version("y"), version="v-c"), version("d")]
+    assert catalog.versions_like(others, "4") == [stored[0], stored[2]]  # that of the fourth is no earlier batch's
+    assert catalog.versions_like([], "4") == []

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from med_assets.records import DatasetCase
+from med_assets.records import DatasetCase, Status
+from med_assets.storage.files import canonical_json, canonical_lists, canonical_rows
 from med_assets.storage.lake import Lake
 from med_assets.storage.record import RowOfColumns, values_of
 
@@ -79,3 +80,28 @@ def test_rows_are_chosen_by_their_texts_before_they_are_converted(tmp_path: Path
     assert lake.columns("cases", "p", {"status": ["ok"]})["name"] == ["a0", "b0"]
     assert lake.columns("cases", "p", {"status": ["ok", "refused"], "name": ["b1"]})["name"] == ["b1"]
     assert lake.columns("cases", "p", {"status": []})["name"] == []
+
+
+def test_some_columns_are_read_alone_and_rows_are_taken_without_being_converted(tmp_path: Path) -> None:
+    lake = Lake(tmp_path / "lake", {"cases": {"name": str, "status": str, "n": int}})
+    for number in range(40):
+        status = "ok" if number % 2 else "refused"
+        lake.write("cases", f"p/{number:02d}", [{"name": f"c{number}", "status": status, "n": number}])
+    for _ in range(2):  # from the files, and from their copy
+        found = lake.columns("cases", "p", {"status": ["ok"]}, only=["n", "name"])
+        assert (list(found), found["n"][:3], found["name"][0]) == (["n", "name"], [1, 3, 5], "c1")
+        assert lake.columns("cases", "p", {"status": ["none"]}, only=["n"])["n"] == []
+    assert lake.stamps("cases", "p") == {each: lake.stamp("cases", each) for each in lake.partitions("cases", "p")}
+    taken = found.taken([2, 0], ["name"], name="")
+    assert dict(taken) == {"name": ["", ""]}
+    assert found.taken([2, 0])["name"] == ["c5", "c1"]
+    assert found.where_any({"name": ["c3"]})["n"] == [3]
+
+
+@pytest.mark.parametrize("odd", ['é%s"\\', None, True, 3, -0.0, float("nan"), Status.OK])
+def test_rows_given_by_column_are_the_same_json_as_dictionaries_and_lists(odd: object) -> None:
+    columns: dict[str, list[object]] = {"b": ["x", odd, odd], "a%": [odd, odd, None], "c": [odd, odd, odd]}
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    assert canonical_rows(columns) == canonical_json(rows)
+    assert canonical_lists(list(columns.values())) == canonical_json([list(row.values()) for row in rows])
+    assert (canonical_rows({"a": []}), canonical_lists([[]])) == ("[]", "[]")

@@ -127,6 +127,11 @@ class S3Lake(Lake):
         """Partitions of a table that equal the prefix or lie under it, sorted."""
         return self._state().table(names.TABLE.check(table)).under(prefix.rstrip("/"))
 
+    def stamps(self, table: str, prefix: str = "") -> dict[str, Stamp]:
+        """What `stamp` gives of each of the partitions, in the order of `partitions`."""
+        found = self._state().table(names.TABLE.check(table))
+        return {each: found.parts[each].stamp for each in found.under(prefix.rstrip("/"))}
+
     def version(self, table: str, prefix: str = "") -> str:
         """Hash of all partitions under a prefix, names and bytes."""
         found = self._state().table(names.TABLE.check(table))
@@ -138,10 +143,10 @@ class S3Lake(Lake):
 
     # -- reading
 
-    def _read(self, table: str, prefix: str = "") -> "pa.Table":
-        return self._rows_of(self._state(), table, prefix)
+    def _read(self, table: str, prefix: str = "", columns: Sequence[str] | None = None) -> "pa.Table":
+        return self._rows_of(self._state(), table, prefix, columns)
 
-    def _rows_of(self, state: State, table: str, prefix: str) -> "pa.Table":
+    def _rows_of(self, state: State, table: str, prefix: str, columns: Sequence[str] | None = None) -> "pa.Table":
         schema, found = self._schema(table), state.table(names.TABLE.check(table))
         parts = {each: found.parts[each] for each in found.under(prefix.rstrip("/"))}
         return read_together(
@@ -150,6 +155,7 @@ class S3Lake(Lake):
             self._copy(self.folder / ("together" if self._fixed is None else "at"), table, prefix),
             {each: part.stamp for each, part in parts.items()},
             lambda changed: self._fetch_rows(table, {each: parts[each] for each in changed}, schema),
+            columns,
         )
 
     def _fetch_rows(self, table: str, parts: Mapping[str, Part], schema: "pa.Schema") -> "dict[str, pa.Table]":
