@@ -85,6 +85,14 @@ for _name, _quick in {
 
 DRILL_FIXTURES = {"slurm_cluster"}
 
+LONGEST = (
+    "tests/med_assets/site/",
+    "tests/resources/test_slurm_nodes.py",
+    "tests/sensors/test_one_run.py",
+    "tests/test_types.py",
+)
+"""Files whose tests take half a minute to minutes each."""
+
 
 gc.disable()  # nothing that collection imports is garbage, and looking for some takes a sixth of its time
 
@@ -96,11 +104,12 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs a cluster is a drill. Slow tests come first, so that none is left when all others are done."""
+    """What needs a cluster is a drill. Slow tests come first, the longest before them, so that none is left when all others are done."""
     for item in items:
         if isinstance(item, pytest.Function) and DRILL_FIXTURES & set(item.fixturenames):
             item.add_marker("drill")
     items.sort(key=lambda item: not (item.get_closest_marker("slow") or item.get_closest_marker("drill")))
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
 
 
 @pytest.fixture(autouse=True)
