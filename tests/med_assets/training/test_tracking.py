@@ -3,12 +3,13 @@
 import json
 import os
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -17,59 +18,68 @@ import torch
 from med_assets.errors import ConfigurationError
 from med_assets.experiments import configuration as experiments
 from med_assets.experiments.parts import Tracking
+from med_assets.storage import preloaded
 from med_assets.storage.files import read_yaml
 from med_assets.training import track
 from med_assets.training.callbacks import History
 from med_assets.training.job import run
 from med_assets.training.tracking import RUNS, tracked
 from tests.med_assets.programs.rt_dose.builders import TINY, write_job
+from tests.med_assets.training.clients import PRELOADED
+from tests.peers import wait_for
 
 torch.set_num_threads(1)
 
-SERVER = """
-import os, sys
-os.environ["_MLFLOW_SERVER_FILE_STORE"] = sys.argv[1]
-os.environ["_MLFLOW_SERVER_ARTIFACT_ROOT"] = "mlflow-artifacts:/"
-from mlflow.server import app
-from werkzeug.serving import make_server
-server = make_server("127.0.0.1", 0, app)
-print(server.port, flush=True)
-server.serve_forever()
-"""
-"""MLflow's tracking server, without the helpers of `mlflow server` for jobs that nothing here uses."""
-
-READ = """
-import json, sys
-from mlflow import MlflowClient
-client = MlflowClient(sys.argv[1])
-runs = []
-for experiment in client.search_experiments():
-    for run in client.search_runs([experiment.experiment_id]):
-        losses = [[point.step, point.value] for point in client.get_metric_history(run.info.run_id, "loss")]
-        runs.append({"project": experiment.name, "status": run.info.status, "user": run.info.user_id, "losses": losses,
-                     "params": run.data.params, "tags": run.data.tags, "metrics": run.data.metrics})
-print(json.dumps(runs))
-"""
+MODULE = "tests.med_assets.training.clients"
 
 
-def python(*words: str, given: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: text for name, text in os.environ.items() if not name.startswith(("WANDB_", "MLFLOW_"))}
-    environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", **variables}
-    return subprocess.run(
-        [sys.executable, *words], input=given, capture_output=True, text=True, check=False, env=environment, timeout=300
-    )
+@dataclass(frozen=True)
+class Ended:
+    """What a process wrote."""
+
+    stdout: str
+    stderr: str
 
 
-def send(job: Path, given: str = "end\n", **variables: str) -> subprocess.CompletedProcess[str]:
-    done = python("-P", "-m", "med_assets.training.track", str(job), given=given, **variables)
-    assert done.returncode == 0, done.stderr
-    return done
+@pytest.fixture(scope="module", autouse=True)
+def parent() -> Iterator[None]:
+    """The processes of this module are forked from one that has imported the clients."""
+    with pytest.MonkeyPatch.context() as patch, preloaded.parents({MODULE: PRELOADED}, environment()) as found:
+        for name, text in found.items():
+            patch.setenv(name, text)
+        yield
+
+
+def environment(**variables: str) -> dict[str, str]:
+    given = {name: text for name, text in os.environ.items() if not name.startswith(("WANDB_", "MLFLOW_"))}
+    # Those of `track` are read while wandb is imported, which the parent does.
+    return given | track.ENVIRONMENT | {"MLFLOW_DISABLE_TELEMETRY": "true"} | variables
+
+
+def start(out: Path, *words: str, **variables: str) -> preloaded.Process:
+    """Start a process of `clients`, which writes to a file and one beside it."""
+    with out.open("w") as stdout, out.with_suffix(".err").open("w") as stderr:
+        command = [sys.executable, "-P", "-m", MODULE, *words]
+        process = preloaded.start(command, environment(**variables), stdout.fileno(), stderr.fileno(), tied=True)
+    assert isinstance(process, preloaded.Forked) or variables or not preloaded.available()
+    return process
+
+
+def run_client(*words: str, **variables: str) -> Ended:
+    with TemporaryDirectory() as folder:
+        out = Path(folder) / "out"
+        code = start(out, *words, **variables).wait(300)
+        ended = Ended(out.read_text(), out.with_suffix(".err").read_text())
+    assert code == 0, ended.stderr
+    return ended
+
+
+def send(job: Path, given: str = "end\n", **variables: str) -> Ended:
+    return run_client("track", str(job), given, **variables)
 
 
 def runs_at(address: str) -> list[dict[str, Any]]:
-    done = python("-c", READ, address)
-    assert done.returncode == 0, done.stderr
-    found: list[dict[str, Any]] = json.loads(done.stdout)
+    found: list[dict[str, Any]] = json.loads(run_client("read", address).stdout)
     return found
 
 
@@ -170,19 +180,18 @@ def test_a_server_that_was_away_gets_all_epochs_when_it_answers(tmp_path: Path) 
     assert done.stderr.count("tracking: mlflow failed, and the training goes on") == 1
     assert "mlflow lacks 2 of 2 epochs" in done.stderr
     database = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVER, database], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as server:
-        try:
-            assert server.stdout is not None
-            here = f"http://127.0.0.1:{server.stdout.readline().strip()}"
-            written_job(job, (3.0, 2.0), f"mlflow={here}")
-            assert "lacks" not in send(job).stderr
-            assert [(each["project"], each["losses"]) for each in runs_at(here)] == [
-                ("med-assets-rt_dose", [[1, 3.0], [2, 2.0]])
-            ]
-        finally:
-            server.kill()
+    server = start(tmp_path / "port", "serve", database)
+    try:
+        wait_for(lambda: (tmp_path / "port").read_text().endswith("\n"))
+        here = f"http://127.0.0.1:{(tmp_path / 'port').read_text().strip()}"
+        written_job(job, (3.0, 2.0), f"mlflow={here}")
+        assert "lacks" not in send(job).stderr
+        assert [(each["project"], each["losses"]) for each in runs_at(here)] == [
+            ("med-assets-rt_dose", [[1, 3.0], [2, 2.0]])
+        ]
+    finally:
+        server.kill()
+        server.wait()
 
 
 def test_a_server_that_never_answers_holds_the_end_of_a_training_no_longer_than_allowed(tmp_path: Path) -> None:
