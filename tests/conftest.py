@@ -13,8 +13,6 @@ from tempfile import TemporaryDirectory
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ["DAGSTER_DISABLE_TELEMETRY"] = "yes"
-os.environ["GX_ANALYTICS_ENABLED"] = "false"
-os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"  # a parent with two threads forks nothing
 
 # Dagster gives SIGTERM the disposition of SIGINT. In a job that a shell started in the background that is "ignored", which
 # every process that a test starts would inherit.
@@ -63,7 +61,8 @@ if preloaded.VARIABLE not in os.environ:  # those of pytest-xdist share the pare
     _parents = ExitStack()
     os.environ[SHARED] = _parents.enter_context(TemporaryDirectory(prefix="shared-by-tests-"))
     _imports = {**PRELOADED, **COMMANDS, "tests.fresh": LIBRARIES}
-    os.environ.update(_parents.enter_context(preloaded.parents(_imports, os.environ)))
+    _quiet = os.environ | {"GX_ANALYTICS_ENABLED": "false"}  # as whatever imports Great Expectations sets it before
+    os.environ.update(_parents.enter_context(preloaded.parents(_imports, _quiet)))
     atexit.register(_parents.close)
 
 GIVEN = frozenset(os.environ)

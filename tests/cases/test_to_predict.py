@@ -2,8 +2,9 @@
 
 import csv
 import json
+import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -27,11 +28,13 @@ from med_assets.experiments import configuration as experiments
 from med_assets.experiments.configuration import Experiment
 from med_assets.intake.reader import Readers
 from med_assets.intake.reading import Preparation
+from med_assets.launch.jobs import PRELOADED
 from med_assets.launch.training import of_workspace
 from med_assets.preparation import audit
 from med_assets.preparation.expectations import AuditResult, Expectation
 from med_assets.review.explain import explain_case
 from med_assets.settings import Workspace
+from med_assets.storage import preloaded
 from med_assets.storage.files import digest, folder_hashes, write_json, write_text
 from med_assets.training.callbacks import save_tensors
 from tests.conftest import REPOSITORY
@@ -58,6 +61,20 @@ TRUTHS = {"breast_us": ("SEG",), "lumbar_mr": ("RTSTRUCT",), "lung_ct": ("SEG", 
 """Modalities of what people say of a case."""
 
 EVERY = sorted(EXPERIMENTS)
+
+WITHOUT_IDENTITY = """
+import os, sys
+sys.modules.update(dict.fromkeys(("pydicom", "dagster", "great_expectations")))
+
+class Refusing:
+    @staticmethod
+    def find_spec(*_):
+        if "MED_ASSETS_PSEUDONYM_KEY" in os.environ:
+            os._exit(9)
+
+sys.meta_path.insert(0, Refusing)
+"""
+"""Python as it is on a machine that trains and predicts; processes import this by its name."""
 
 
 def network_of(name: str, experiment: Experiment) -> nn.Module:
@@ -141,19 +158,23 @@ def refuse_to_load(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(type(program.get(name)), "predictor", loaded)
 
 
-def processes_like_those_of_a_training_machine(patch: pytest.MonkeyPatch, folder: Path) -> None:
-    """From here on new processes have no pydicom, Dagster and Great Expectations, and end at once if they see the pseudonym key."""
-    write_text(
-        folder / "sitecustomize.py",
-        "import os, sys\nsys.modules.update(dict.fromkeys(('pydicom', 'dagster', 'great_expectations')))\n"
-        "if 'MED_ASSETS_PSEUDONYM_KEY' in os.environ: os._exit(9)\n",
-    )
-    patch.setenv("PYTHONPATH", f"{folder}:{REPOSITORY}")
+@pytest.fixture(scope="module")
+def training_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Variables with which jobs have no pydicom, Dagster and Great Expectations, and end with the first import in which they see the pseudonym key."""
+    folder = tmp_path_factory.mktemp("machine")
+    write_text(folder / "sitecustomize.py", WITHOUT_IDENTITY)
+    environment = os.environ | {"PYTHONPATH": f"{folder}:{REPOSITORY}"}
+    with preloaded.parents(PRELOADED, environment) as found:
+        yield {"PYTHONPATH": environment["PYTHONPATH"], **found}
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_a_case_without_a_label_is_predicted_and_scored_without_a_second_inference_when_the_label_comes(
-    name: str, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    workspace: Workspace,
+    training_machine: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ws, landing = workspace, workspace.landing / name
     (source,) = phantoms(tmp_path / "cases", name, 1, 5)
@@ -174,7 +195,8 @@ def test_a_case_without_a_label_is_predicted_and_scored_without_a_second_inferen
     batch = raw[0]["batch"]
     assert list(waiting(ws, name)) == [batch]
     with monkeypatch.context() as patch:
-        processes_like_those_of_a_training_machine(patch, tmp_path)
+        for variable, value in training_machine.items():
+            patch.setenv(variable, value)
         result = stages.predictions(ws, name)
     assert result.summary["failures"] == {}
     assert (result.counts["new"], result.counts["failed"]) == (1, 0)

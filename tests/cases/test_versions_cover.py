@@ -3,9 +3,10 @@
 import json
 import sys
 from collections.abc import Callable, Set
+from importlib import import_module
 from inspect import CO_OPTIMIZED
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 
 import pytest
 
@@ -20,26 +21,33 @@ from tests.record_versions import PLUMBING, Code
 
 @pytest.fixture(scope="module")
 def code() -> Code:
+    for library in ("highdicom", "lightning", "monai.networks.nets", "monai.transforms", "scipy.ndimage"):
+        import_module(library)  # while nobody listens to what they call
     return Code()
 
 
 def ran(work: Callable[[], object]) -> set[Definition]:
     """Return the functions of the package that are called while something is done."""
     found: set[Definition] = set()
+    seen: dict[int, CodeType] = {}
 
-    def called(frame: FrameType, event: str, _: object) -> None:
-        module, function = str(frame.f_globals.get("__name__")), frame.f_code
+    def called(frame: FrameType, *_: object) -> None:
+        function = frame.f_code
+        if id(function) in seen:
+            return
+        seen[id(function)] = function  # kept, so that no other gets its number
+        module = str(frame.f_globals.get("__name__"))
         # neither the body of a class or module, nor a method that dataclasses makes
-        if event == "call" and function.co_flags & CO_OPTIMIZED and not function.co_filename.startswith("<"):
+        if function.co_flags & CO_OPTIMIZED and not function.co_filename.startswith("<"):
             name = function.co_qualname.partition(".<locals>")[0]
             if module.startswith("med_assets.") and not name.startswith("<"):
                 found.add(Definition(module, name))
 
-    sys.setprofile(called)
+    sys.settrace(called)  # of calls alone, where a profiler hears of returns and of functions in C too
     try:
         work()
     finally:
-        sys.setprofile(None)
+        sys.settrace(None)
     assert found
     return found
 
