@@ -59,12 +59,21 @@ def test_every_large_network_is_one_file_that_answers_as_torch(
     assert session.get_modelmeta().custom_metadata_map["network"] == load_predictor(folder).experiment.network.kind
 
 
-def test_the_student_in_8_bits_is_smaller_and_its_difference_is_measured(tmp_path: Path) -> None:
-    folder = checkpoint(tmp_path / "checkpoint", "tinyusfm", "input_px=32", "network.depth=4", "network.taps=[0,1,2,3]")
-    cases = [("a", write_prepared(tmp_path / "a", 1)), ("b", write_prepared(tmp_path / "b", 2)),
-             ("c", write_prepared(tmp_path / "c", 3, kind="normal"))]  # fmt: skip
-    paths, rows = export_pipeline(folder, tmp_path / "out", cases, quantise=True)
-    assert [path.name for path in paths] == [FILE, QUANTISED]
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], list[dict[str, str]]]:
+    """Files of a small network, also in 8 bits, and what was measured of them, after the network alone was exported in this process."""
+    folder = tmp_path_factory.mktemp("student")
+    model = checkpoint(folder / "checkpoint", "tinyusfm", "input_px=32", "network.depth=4", "network.taps=[0,1,2,3]")
+    cases = [("a", write_prepared(folder / "a", 1)), ("b", write_prepared(folder / "b", 2)),
+             ("c", write_prepared(folder / "c", 3, kind="normal"))]  # fmt: skip
+    export_onnx(model, folder / "alone")
+    return export_pipeline(model, folder / "out", cases, quantise=True)
+
+
+def test_the_student_in_8_bits_is_smaller_and_its_difference_is_measured(
+    student: tuple[list[Path], list[dict[str, str]]],
+) -> None:
+    paths, rows = student
     assert paths[1].stat().st_size < 0.9 * paths[0].stat().st_size
     by_model = {row["model"]: row for row in rows}
     assert {row["n"] for row in rows} == {"2"}
@@ -76,10 +85,11 @@ def test_the_student_in_8_bits_is_smaller_and_its_difference_is_measured(tmp_pat
     assert {row["timed"] for row in rows} == {"30 runs, 1 thread, 64 x 80 pixels"}
 
 
-def test_an_earlier_export_of_the_network_alone_in_this_process_changes_nothing(tmp_path: Path) -> None:
-    folder = checkpoint(tmp_path / "checkpoint", "tinyusfm", *TINY)
-    export_onnx(folder, tmp_path / "alone")
-    assert [path.name for path in export_pipeline(folder, tmp_path / "out", [], quantise=False)[0]] == [FILE]
+def test_an_earlier_export_of_the_network_alone_in_this_process_changes_nothing(
+    student: tuple[list[Path], list[dict[str, str]]],
+) -> None:
+    assert [path.name for path in student[0]] == [FILE, QUANTISED]
+    assert all(path.is_file() for path in student[0])
 
 
 def test_a_file_that_does_not_answer_as_torch_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
