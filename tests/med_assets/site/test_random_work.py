@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import dagster as dg
@@ -55,20 +56,21 @@ def compare(
     timeout_s: float,
     database: Mapping[str, str] | None = None,
 ) -> tuple[Site, list[str]]:
-    """Let one machine do the plan undisturbed, and a site with kills and faults; returns the site, and what differs.
+    """Let one machine do the plan undisturbed, and a site with kills and faults beside it; returns the site, and what differs.
 
     With a `database` the site's stages are runs of Dagster, whose record is there.
     """
     conf = configuration(folder)
     one = Site(folder / "one", chosen, SEED, conf, names=("a",))
-    one.work(timeout_s=timeout_s)
     settle_s = 2.0 + 2 * faults["lag_s"]  # an entry is taken when its listing no longer lags
-    with served(SEED, **faults) as server:
+    with ThreadPoolExecutor(1) as beside, served(SEED, **faults) as server:
+        undisturbed = beside.submit(one.work, timeout_s=2 * timeout_s)
         site = Site(
             folder / "site", chosen, SEED, conf, names=MACHINES, settle_s=settle_s, server=server, database=database
         )
         site.work(kills, timeout_s=2 * timeout_s)
         site.counts.update(server.counts())
+        undisturbed.result()
         return site, list(differences(opened(one, "a"), opened(site, "another")))
 
 
