@@ -24,9 +24,9 @@ _scores: Memo[str] = Memo()
 def prepared_cases(catalog: Catalog) -> str:
     """Version of the newest usable version of every case that nobody withdrew or excluded, without batches that are held back."""
     newest: dict[str, list[object]] = {}
-    for batch in catalog.batches():
-        stamps = [catalog.stamp(table, batch) for table in (PreparedCase, BatchAudit)]
-        key = catalog.ws.home, catalog.program, batch, *stamps
+    audits = catalog.stamps(BatchAudit)
+    for (batch,), stamp in catalog.stamps(PreparedCase).items():
+        key = catalog.ws.home, catalog.program, batch, stamp, audits.get((batch,))
         newest |= _cases.get(key, partial(_cases_of, catalog, batch))
     changes = catalog.exclusion_changes()
     left_out = {case_id for (case_id,) in catalog.keys(Withdrawal)} | {
@@ -48,8 +48,8 @@ def _cases_of(catalog: Catalog, batch: str) -> dict[str, list[object]]:
 def monitoring(catalog: Catalog) -> str:
     """Version of the champion's scores on all batches."""
     found = []
-    for (batch,) in catalog.keys(MonitoredScore):
-        key = catalog.ws.home, catalog.program, batch, catalog.stamp(MonitoredScore, batch)
+    for (batch,), stamp in catalog.stamps(MonitoredScore).items():
+        key = catalog.ws.home, catalog.program, batch, stamp
         found.append([batch, _scores.get(key, partial(catalog.content, MonitoredScore, batch))])
     return digest(found)
 

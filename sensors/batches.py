@@ -125,7 +125,8 @@ def _code_versions(instance: dg.DagsterInstance, asset: dg.AssetKey) -> dict[str
 def _with_other_cases(ws: Workspace, program: str, known: Sequence[str]) -> set[str]:
     """The batches of which intake wrote other cases than those that were prepared; what was compared before is not read again."""
     catalog, tables = Catalog(ws, program), (CaseVersion, PreparedCase)
-    keys_of = {batch: (ws.home, program, batch, *(catalog.stamp(table, batch) for table in tables)) for batch in known}
+    stamps = [catalog.stamps(table) for table in tables]
+    keys_of = {batch: (ws.home, program, batch, *(of.get((batch,)) for of in stamps)) for batch in known}
     together = sum(key not in _differs for key in keys_of.values()) >= MANY
     arrived, prepared = (_cases_by_batch(catalog, table) if together else {} for table in tables)
 

@@ -33,6 +33,7 @@ from med_assets.storage.locks import alone
 from med_assets.storage.memo import Memo
 from med_assets.storage.memory import without_collecting
 from med_assets.storage.result import StageResult, tally
+from med_assets.storage.together import Stamp
 from med_assets.storage.versions import versioned
 
 BEFORE_PROFILES = "strict"
@@ -141,7 +142,8 @@ def unlabelled(ws: Settings, program_name: str) -> list[PreparedCase]:
     What people withdrew or excluded, may hold identity or came in a batch that is held back is left out, as are copies of cases of the dataset.
     """
     catalog = Catalog(ws, program_name)
-    batches = [_cases_of(catalog, batch) for batch in catalog.batches()]
+    stamps = [catalog.stamps(table) for table in (PreparedCase, CaseVersion, BatchAudit)]
+    batches = [_cases_of(catalog, key[0], [of.get(key) for of in stamps]) for key in stamps[0]]
     latest = {case.case_id: (case, one.raw[case.case_id]) for one in batches for case in one.unlabelled}
     left_out = catalog.left_out().union(*(one.labelled for one in batches))
     stored = [(case.batch, raw) for case, raw in latest.values() if case.case_id not in left_out]
@@ -164,8 +166,8 @@ _batches: Memo[_BatchCases] = Memo()
 """By home, program, batch and the stamps of its tables: sensors ask at each tick, and a batch hardly ever changes."""
 
 
-def _cases_of(catalog: Catalog, batch: str) -> _BatchCases:
-    """The prepared cases of a batch, read once as long as its tables are the same."""
+def _cases_of(catalog: Catalog, batch: str, stamps: Sequence[Stamp | None]) -> _BatchCases:
+    """The prepared cases of a batch, read once as long as its tables have these stamps."""
 
     def read() -> _BatchCases:
         audit = catalog.audit(batch)
@@ -175,7 +177,6 @@ def _cases_of(catalog: Catalog, batch: str) -> _BatchCases:
         ids = frozenset(case.case_id for case in accepted(prepared))
         return _BatchCases(ids, unlabelled, {case.case_id: case.artifact for case in raw})
 
-    stamps = [catalog.stamp(table, batch) for table in (CaseVersion, PreparedCase, BatchAudit)]
     return _batches.get((catalog.ws.home, catalog.program, batch, *stamps), read)
 
 
@@ -268,8 +269,10 @@ def _splits(ws: Settings, program_name: str) -> StageResult:
     chosen = program.get(program_name)
     fixed = chosen.fixed_splits(ws) if given == "fixed" and isinstance(chosen, FixedSplits) else {}
     patients = set(cases.columns["patient_id"])
-    new = cases.cases if patients - earlier.keys() else ()  # those of earlier patients change nothing
-    rows, problems = assign(program_name, new, earlier.values(), policy, fixed)
+    new = [row for row, patient in enumerate(cases.columns["patient_id"]) if patient not in earlier]
+    rows, problems = assign(  # which cases of earlier patients do not change
+        program_name, DatasetCase.of_columns(cases.columns.taken(new)), earlier.values(), policy, fixed
+    )
     catalog.replace(SplitAssignment, rows, expected=decided_on)
     assigned, known = {row.patient_id: row for row in rows}, catalog.known_facts()
     catalog.keep_version(cases, assigned, known)
@@ -294,12 +297,7 @@ def _splits(ws: Settings, program_name: str) -> StageResult:
 def up_to_date(ws: Settings, program_name: str) -> bool:
     """Whether dataset and splits were written after all that they are made of, by the times of files, and every patient is assigned."""
     catalog = Catalog(ws, program_name)
-    inputs = [
-        stamp[0]
-        for table in (PreparedCase, BatchAudit, Withdrawal)
-        for key in catalog.keys(table)
-        if (stamp := catalog.stamp(table, *key)) is not None
-    ]
+    inputs = [stamp[0] for table in (PreparedCase, BatchAudit, Withdrawal) for stamp in catalog.stamps(table).values()]
     made, assigned = (catalog.stamp(table) for table in (DatasetCase, SplitAssignment))
     if not inputs:
         return True
@@ -307,12 +305,12 @@ def up_to_date(ws: Settings, program_name: str) -> bool:
         return False
     if _decided_since(catalog, made[0]):
         return False
-    return {case.patient_id for case in catalog.dataset().cases} <= catalog.assignments().keys()
+    return set(catalog.dataset().columns["patient_id"]) <= catalog.assignments().keys()
 
 
 def _decided_since(catalog: Catalog, time_ns: int) -> bool:
     """Whether readers decided, since a dataset was written at a time of the tables, who is in it: no machine's clock is asked."""
-    inside = {case.case_id for case in catalog.dataset().cases}
+    inside = set(catalog.dataset().columns["case_id"])
     for case_id, n in catalog.exclusion_changes().items():
         if n % 2 and case_id in inside:
             return True
