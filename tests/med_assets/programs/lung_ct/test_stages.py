@@ -20,6 +20,7 @@ from med_assets.reporting.stage import report_path
 from med_assets.settings import Workspace
 from tests.invented import case_with
 from tests.med_assets.programs.lung_ct.builders import GEOMETRY, P, ball, masks, write_case
+from tests.shared_phantoms import write_phantoms
 
 
 def ingest(ws: Workspace) -> str:
@@ -137,7 +138,7 @@ def test_an_audit_of_nothing_says_so() -> None:
 
 @pytest.mark.slow
 def test_the_program_s_own_phantoms_are_accepted_and_marked_synthetic(workspace: Workspace) -> None:
-    program.get(P).write_phantoms(workspace.landing / P, 2, seed=5)
+    write_phantoms(P, workspace.landing / P, 2, 5)
     batch = ingest(workspace)
     rows = Catalog(workspace, P).described()
     assert len(rows) == 2, [row.reason for row in Catalog(workspace, P).quarantined()]
