@@ -45,9 +45,11 @@ class OtherMachine(LocalLauncher):
         assert command[0] == "med-assets"
         assert not any(str(job.parent) in word for word in command)
         secrets = {name: os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "S3_ENDPOINT_URL")}
-        system = {name: text for name, text in os.environ.items() if not name.startswith(("MED_ASSETS_", "AWS_", "S3_"))}
-        there = system | settings_of(self.home) | secrets | dict(env)
-        there["MED_ASSETS_CACHE"] = os.environ["MED_ASSETS_CACHE"]
+        system = {
+            name: text for name, text in os.environ.items() if not name.startswith(("MED_ASSETS_", "AWS_", "S3_"))
+        }
+        cache = {"MED_ASSETS_CACHE": os.environ["MED_ASSETS_CACHE"]}
+        there = system | settings_of(self.home) | cache | secrets | dict(env)
         scratch = self.home / "scratch"
         scratch.mkdir(parents=True, exist_ok=True)
         return super().submit(job, [sys.executable, "-m", "med_assets.cli", *command[1:]], there)
