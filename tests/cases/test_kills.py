@@ -101,8 +101,12 @@ def test_intake_killed_at_random_moments_loses_nothing_takes_nothing_twice_and_l
         assert not readers_of(process.pid)
         assert main(["batches", P]) == 0  # any command removes what the killed one left behind
         left = [path for path in (workspace.home / "tmp").rglob("*") if path.is_file() and path.suffix != ".lock"]
-        goes_on = {f"{P}-{batch}" for batch in batches.unfinished(workspace, P)}  # empty files that say: its space is already spoken for
-        assert all(path.parent.name == "begun" and path.name in goes_on and not path.stat().st_size for path in left), left
+        goes_on = {
+            f"{P}-{batch}" for batch in batches.unfinished(workspace, P)
+        }  # empty files that say: its space is already spoken for
+        assert all(path.parent.name == "begun" and path.name in goes_on and not path.stat().st_size for path in left), (
+            left
+        )
     assert main(["ingest", P, "--now"]) == 0
     assert not batches.untaken(workspace, P)
     assert not batches.unfinished(workspace, P)

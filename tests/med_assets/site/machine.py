@@ -18,6 +18,7 @@ from pathlib import Path
 from med_assets.catalog import Catalog
 from med_assets.cli import stages
 from med_assets.errors import ConfigurationError, Conflict, LockHeld, LockLost, RemoteFailed, TrainingStopped
+from med_assets.intake.checks import residual_phi
 from med_assets.landing import batches
 from med_assets.promotion.champions import rollback
 from med_assets.records import CaseVersion, ReaderDecision, Status, Withdrawal
@@ -136,8 +137,13 @@ def do(ws: Workspace, plan: Plan, step: Step, machine: str) -> bool:
     match step.name:
         case "take":
             return _take(ws, plan, step.about)
-        case "intake" | "prepare":
-            getattr(stages, step.name)(ws, P, batch)
+        case "intake":
+            assert batch is not None
+            stages.intake(ws, P, batch)
+            residual_phi(ws, P, batch)  # the gate of intake, which a run of Dagster asks too
+        case "prepare":
+            assert batch is not None
+            stages.prepare(ws, P, batch)
         case "train" | "evaluate":
             getattr(stages, step.name)(ws, P, step.about)
         case "champion-again":
