@@ -83,7 +83,10 @@ def _steps(phase: int, drops: tuple[Drop, ...], chance: random.Random, models: b
         yield Step(phase, "intake", drop.name, (f"take-{drop.name}",))
         yield Step(phase, "prepare", drop.name, (f"intake-{drop.name}",))
         before = (f"take-{drop.name}",)
-    decided = [Step(phase, name, str(chance.randrange(1000))) for name in PEOPLE if phase and chance.random() < 0.6]
+    decided = list[Step]()
+    for name in PEOPLE:  # one after the other: two may be about the same case, and the later one counts
+        if phase and chance.random() < 0.6:
+            decided.append(Step(phase, name, str(chance.randrange(1000)), tuple(step.key for step in decided[-1:])))
     yield from decided
     yield Step(phase, "dataset", "", (*(f"prepare-{drop.name}" for drop in drops), *(step.key for step in decided)))
     yield Step(phase, "splits", "", ("dataset",))
