@@ -37,6 +37,10 @@ settings.load_profile("busy machine")
 TEST_KEY = "a-key-that-only-the-tests-know"
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+# Processes that tests start find modules of the tests, wherever they start.
+_paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in ("", str(REPOSITORY))]
+os.environ["PYTHONPATH"] = os.pathsep.join([str(REPOSITORY), *_paths])
+
 for setting in [name for name in os.environ if name.startswith(("MED_ASSETS_", "DAGSTER_HOME"))]:
     if setting not in ("MED_ASSETS_REAL_DATA", preloaded.VARIABLE):
         del os.environ[setting]  # make exports a home, which tests must neither read nor fill

@@ -49,9 +49,10 @@ process gets its own."""
 NOT_OF_THE_PROCESS = frozenset(
     {"PWD", "OLDPWD", "SHLVL", "_", "LINES", "COLUMNS"}
     | {"KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK", "CUBLAS_WORKSPACE_CONFIG", "_MLFLOW_TELEMETRY_SESSION_ID"}
+    | {"PYTORCH_NVML_BASED_CUDA_CHECK", "TORCHINDUCTOR_CACHE_DIR"}
 )
-"""Variables of shells and terminals, and those that scikit-learn, MONAI and MLflow set in whatever imports them: libraries read these
-when their first threads or CUDA start, which is in the process itself, or never."""
+"""Variables of shells and terminals, and those that scikit-learn, MONAI, MLflow, Lightning and torch set in whatever imports them: libraries
+read these when their first threads, compiler or CUDA start, which is in the process itself, or never."""
 
 SEARCHED = "LD_LIBRARY_PATH"
 """OpenCV, which MONAI imports, adds a folder to it that need not exist; folders that are there count."""

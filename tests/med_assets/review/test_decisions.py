@@ -45,7 +45,7 @@ def ws(workspace: Workspace) -> Workspace:
 
 def test_an_exclusion_changes_the_dataset_and_what_depends_on_it_and_an_acceptance_restores_it(ws: Workspace) -> None:
     add_cases(ws, OTHER, [CaseRow("o1")])
-    before, other = Catalog(ws, P).dataset(), Catalog(ws, OTHER).dataset()
+    before, other = Catalog(ws, P).dataset(), Catalog(ws, OTHER).dataset().cases
     content = prepared_cases(Catalog(ws, P))
     assert not decide(ws, P, "a1", "comment", "a clip").changes_dataset
     assert not decide(ws, P, "a2", "accept").changes_dataset
@@ -61,7 +61,7 @@ def test_an_exclusion_changes_the_dataset_and_what_depends_on_it_and_an_acceptan
     assert "excluded by reader two at " in explain_case(ws, "a1")
     assert result.counts["excluded"] == 1
     assert result.data_version != before.version
-    assert Catalog(ws, OTHER).dataset() == other
+    assert Catalog(ws, OTHER).dataset().cases == other
     assert not decide(ws, P, "a1", "exclude", "motion, again").changes_dataset
     assert decide(ws, P, "a1", "accept").changes_dataset
     assert dataset(ws, P).data_version == before.version

@@ -1,13 +1,13 @@
 """Every version of a dataset can be read as it was, in a home of one machine and in a shared one."""
 
 import shutil
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from med_assets.catalog import CaseFacts, Catalog
+from med_assets.catalog import Case, CaseFacts, Catalog
 from med_assets.cli import stages
 from med_assets.cli.main import main
 from med_assets.errors import ArtifactMissing
@@ -48,7 +48,8 @@ def cases(ws: Workspace, versions: dict[str, str]) -> Catalog:
 
 def plain(catalog: Catalog) -> list[dict[str, object]]:
     """The cases of a dataset as values that can be compared."""
-    return [{**vars(case), "facts": dict(case.facts)} for case in catalog.described()]
+    names = [each.name for each in fields(Case)]
+    return [{name: getattr(case, name) for name in names} | {"facts": dict(case.facts)} for case in catalog.described()]
 
 
 def test_an_earlier_version_is_as_it_was_whatever_came_since(ws: Workspace, tmp_path: Path) -> None:
