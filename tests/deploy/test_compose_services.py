@@ -132,7 +132,9 @@ def test_all_services_become_healthy(machine: Machine) -> None:
         machine.start("bucket")
         assert machine.going.pop("bucket").wait(120) == 0, (machine.folder / "bucket.log").read_text()
     client = bucket.client(machine.environment("bucket"))
-    assert [each["Name"] for each in client.list_buckets()["Buckets"]] == ["med-assets"]
+    assert "med-assets" in [
+        each["Name"] for each in client.list_buckets()["Buckets"]
+    ]  # servers of a process share theirs
     data = {"MED_ASSETS_HOME": str(machine.folder / "data"), **machine.environment("review")}
     write_login(Workspace.from_env(data), "reader-of-the-tests", "password-of-the-tests", data)
     for name in ("code", "review", "receiver"):

@@ -102,7 +102,10 @@ def test_a_case_goes_through_and_one_whose_machine_dies_goes_through_after_that(
     machines.kill("code")
     assert runs.end_those_of_dead_workers(instance, lambda: 0.0) == []
     assert [one.run_id for one in intakes(instance, started)] == [lost.run_id], "nobody knows yet"
-    assert runs.end_those_of_dead_workers(instance, lambda: alive.SILENT_S + 1) == [lost.run_id]
+    ended = runs.end_those_of_dead_workers(instance, lambda: alive.SILENT_S + 1)
+    assert {*ended} & {one.run_id for one in intakes(instance)} == {
+        lost.run_id
+    }  # an update of the first case may have begun too
     machines.start_code_location()
     machines.wait_for("the second case", lambda: len(intakes(instance, success)) == 2, instance)
     assert cases() == 2

@@ -115,7 +115,8 @@ class Board:
 
     def rest(self, machine: str) -> None:
         """No longer be busy; also for a machine that died."""
-        (self.folder / "busy" / machine).unlink(missing_ok=True)
+        with self._alone():  # others read it
+            (self.folder / "busy" / machine).unlink(missing_ok=True)
 
 
 def batch_of(ws: Workspace, drop: str) -> str | None:
