@@ -316,7 +316,7 @@ def test_a_shared_home_is_backed_up_from_any_machine_and_restored_to_a_bucket_or
     expected = content(ws.home)
     before = answers(capsys)
     monkeypatch.setenv("MED_ASSETS_STORE", f"s3://{name}/home")
-    assert main(["share", "--yes"]) == 0
+    assert main(["--debug", "share", "--yes"]) == 0
     another = other(tmp_path / "another machine", monkeypatch)
     place = FolderDestination(tmp_path / "backups")
     made = backup.make(another, place)
