@@ -287,7 +287,7 @@ class Lake:
         return [name for name in found if names.PARTITION.fits(name)]  # nor what a file manager left
 
     def stamps(self, table: str, prefix: str = "") -> dict[str, Stamp]:
-        """What `stamp` gives of each of the partitions, in the order of `partitions`, at a tenth of the cost for each."""
+        """What `stamp` gives of each of the partitions, in the order of `partitions`."""
         root, found = str(self.root / names.TABLE.check(table)), dict[str, Stamp]()
         for partition in self.partitions(table, prefix):
             with suppress(FileNotFoundError):  # taken away since it was listed
