@@ -64,8 +64,9 @@ class Requests:
         return Requests(self.counts.copy(), self.sent, self.received)
 
 
-def count_requests() -> Requests:
-    """Count the requests of all clients that this process makes from here on."""
+@contextmanager
+def counted_requests() -> Iterator[Requests]:
+    """Requests of all clients that this process makes in here, as they are counted."""
     found, events = Requests(), bucket._session().events
 
     def asked(request: Any, event_name: str, **_: Any) -> None:
@@ -73,11 +74,17 @@ def count_requests() -> Requests:
         found.sent += int(request.headers.get("Content-Length") or 0)
 
     def answered(response_dict: Any, **_: Any) -> None:
-        found.received += int(response_dict["headers"].get("Content-Length") or 0)
+        if response_dict is not None:  # it is None where the connection failed
+            found.received += int(response_dict["headers"].get("Content-Length") or 0)
 
-    events.register("before-send.s3", asked)
-    events.register("response-received.s3", answered)
-    return found
+    handlers = {"before-send.s3": asked, "response-received.s3": answered}
+    for name, handler in handlers.items():
+        events.register(name, handler)
+    try:
+        yield found
+    finally:
+        for name, handler in handlers.items():
+            events.unregister(name, handler)
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -184,8 +191,12 @@ def _cpu_s() -> float:
 
 def home_of(store: dict[str, str], cases: int) -> tuple[list[Cost], list[tuple[Any, ...]]]:
     """What all costs at each number of cases in a home of one machine, or in the bucket of `store`; and how the tables grow."""
-    requests, growth = count_requests(), []
-    with tempfile.TemporaryDirectory() as name, dg.DagsterInstance.local_temp(name) as instance:
+    growth = []
+    with (
+        counted_requests() as requests,
+        tempfile.TemporaryDirectory() as name,
+        dg.DagsterInstance.local_temp(name) as instance,
+    ):
         os.environ |= environment(Path(name, "home")) | store
         site = Site(Workspace.from_env(), instance, requests)
         site.drop()

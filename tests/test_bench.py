@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage
 
@@ -43,8 +44,7 @@ def test_each_frame_of_a_file_counts_as_an_image_and_a_file_without_frames_as_on
 
 
 def test_requests_to_a_bucket_are_counted_with_the_bytes_of_bodies_and_answers() -> None:
-    with local.endpoint() as variables:
-        found = scale.count_requests()
+    with local.endpoint() as variables, scale.counted_requests() as found:
         client = bucket.client(variables)
         client.create_bucket(Bucket="bench")
         before = found.copy()
@@ -53,3 +53,13 @@ def test_requests_to_a_bucket_are_counted_with_the_bytes_of_bodies_and_answers()
         since = found.since(before)
     assert since.counts == {"PutObject": 1, "GetObject": 1}
     assert (since.sent, since.received) == (1000, 1000)
+
+
+def test_a_request_without_an_answer_is_counted_and_no_client_made_later_is() -> None:
+    nowhere = {"S3_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+    with scale.counted_requests() as found, pytest.raises(EndpointConnectionError):
+        bucket.client(nowhere, retries={"total_max_attempts": 1}).list_buckets()
+    assert (found.counts, found.received) == ({"ListBuckets": 1}, 0)
+    with pytest.raises(EndpointConnectionError):
+        bucket.client(nowhere | {"AWS_ACCESS_KEY_ID": "c"}, retries={"total_max_attempts": 1}).list_buckets()
+    assert found.counts == {"ListBuckets": 1}

@@ -23,13 +23,16 @@ SEEN = "slurm.home"
 SEEN_WITHIN_S = 60
 """How long it may be unseen on a node, s: NFS keeps what it knows of a folder for up to 60 s."""
 
-BODY = """work=
-trap 'limit=yes; kill -TERM $work 2>/dev/null' USR1
-trap 'stopped=yes; kill -TERM $work 2>/dev/null' TERM
+BODY = """work= signals=0
+trap 'limit=yes; signals=$((signals + 1)); kill -TERM $work 2>/dev/null' USR1
+trap 'stopped=yes; signals=$((signals + 1)); kill -TERM $work 2>/dev/null' TERM
 {command} &
 work=$!
-wait $work; code=$?
-while kill -0 $work 2>/dev/null; do wait $work; code=$?; done
+heard=
+until [ "$heard" = $signals ]; do  # a wait that a signal ends says the signal's number, also when the work ends at that moment
+  heard=$signals
+  wait $work; code=$?
+done
 if [ -n "$limit" ] && [ -z "$stopped" ] && {unfinished}; then
   if [ -z "$(find {saves} -newer slurm.started -name '*.ckpt' -o -newer slurm.started -name manifest.json 2>/dev/null | head -n 1)" ]; then
     code={stuck}

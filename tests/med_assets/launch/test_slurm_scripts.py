@@ -124,6 +124,17 @@ def test_at_the_limit_a_stage_that_saved_nothing_is_not_requeued(node: dict[str,
     assert process.wait(20) == code
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGUSR1, STUCK), (signal.SIGTERM, REQUEUE)])
+def test_the_code_of_a_stage_that_ends_while_its_script_is_slow_is_kept(
+    node: dict[str, Any], number: signal.Signals, code: int
+) -> None:
+    slow = {"BASH_FUNC_kill%%": '() { builtin kill "$@"; local said=$?; sleep 0.3; return $said; }'}
+    process = start(node, TAKES="60", **slow)
+    until(lambda: (node["home"] / "ready").exists(), "the stage runs")
+    process.send_signal(number)
+    assert process.wait(20) == code
+
+
 @pytest.mark.parametrize("code", [NO_ENVIRONMENT, NO_PROGRAM, slurm_scripts.NO_SCRATCH])
 def test_what_a_node_lacks_is_said_in_words(tmp_path: Path, code: int) -> None:
     state = state_of(
