@@ -128,7 +128,7 @@ def test_at_the_limit_a_stage_that_saved_nothing_is_not_requeued(node: dict[str,
 def test_the_code_of_a_stage_that_ends_while_its_script_is_slow_is_kept(
     node: dict[str, Any], number: signal.Signals, code: int
 ) -> None:
-    slow = {"BASH_FUNC_kill%%": '() { builtin kill "$@"; local said=$?; sleep 0.3; return $said; }'}
+    slow = {"BASH_FUNC_kill%%": '() { builtin kill "$@"; local code=$?; sleep 0.3; return $code; }'}
     process = start(node, TAKES="60", **slow)
     until(lambda: (node["home"] / "ready").exists(), "the stage runs")
     process.send_signal(number)
