@@ -23,6 +23,7 @@ import pytest
 from dagster._core.storage.defs_state.base import DefsStateStorage
 from hypothesis import HealthCheck, settings
 
+from med_assets.intake import reader
 from med_assets.launch.jobs import PRELOADED
 from med_assets.reporting import style
 from med_assets.settings import Workspace
@@ -64,7 +65,7 @@ COMMANDS = {
 if preloaded.VARIABLE not in os.environ:  # those of pytest-xdist share the parents of the process that started them
     _parents = ExitStack()
     os.environ[SHARED] = _parents.enter_context(TemporaryDirectory(prefix="shared-by-tests-"))
-    _imports = {**PRELOADED, **COMMANDS, "tests.fresh": LIBRARIES}
+    _imports = {**PRELOADED, **reader.PRELOADED, **COMMANDS, "tests.fresh": LIBRARIES}
     _quiet = os.environ | {"GX_ANALYTICS_ENABLED": "false"}  # as whatever imports Great Expectations sets it before
     os.environ.update(_parents.enter_context(preloaded.parents(_imports, _quiet)))
     atexit.register(_parents.close)

@@ -8,7 +8,6 @@ may have been taken over by one.
 
 import atexit
 import base64
-import ctypes
 import json
 import os
 import resource
@@ -51,6 +50,7 @@ from med_assets.intake.reading import (
 from med_assets.landing.batches import UNREADABLE
 from med_assets.records import CaseVersion
 from med_assets.settings import Settings, without_secrets
+from med_assets.storage import preloaded
 from med_assets.storage.memory import give_back_memory, keep_freed_memory
 from med_assets.storage.scratch import scratch
 
@@ -78,7 +78,19 @@ MAY_LACK_MEMORY = frozenset({*NOT_FINAL, PREPARATION_FAILED, "undecodable_pixels
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 """Environment of each process: there is one for each core, and sums do not depend on how many threads share them."""
 
-_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
+PRELOADED = {
+    "med_assets.intake.reader": (
+        "med_assets.deidentification.residual",
+        "med_assets.deidentification.deidentify",
+        "med_assets.deidentification.profiles",
+        "med_assets.dicom.discover",
+        "med_assets.dicom.write",
+        "med_assets.intake.reader",
+        "highdicom",
+        "scipy.ndimage",
+    )
+}
+"""What `storage.preloaded.parents` imports for the processes of many short intakes: no torch, which counts towards their memory."""
 
 _idle: list["_Process"] = []
 """Processes of this one that wait for work; to start one takes a second."""
@@ -121,21 +133,16 @@ class _Process:
     def __init__(self, memory_gb: float) -> None:
         self.owner, self.limits, self.working, self.ready = os.getpid(), _limits(memory_gb), False, False
         ours, theirs = socket.socketpair()
-        package_root = str(Path(__file__).resolve().parents[2])
         environment = without_secrets() | ONE_THREAD
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (package_root, environment.get("PYTHONPATH"))))
-        with theirs:
+        searched = environment.get("PYTHONPATH", "").split(os.pathsep)
+        environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, (str(preloaded.ROOT), *searched))))
+        with theirs, Path(os.devnull).open("wb") as nowhere:
+            # -P: a module in the present folder, which may be one of strangers, is never imported.
             command = [sys.executable, "-P", "-m", __name__, str(theirs.fileno()), str(os.getpid()), str(memory_gb)]
 
-            def start() -> subprocess.Popen[bytes]:
-                return subprocess.Popen(
-                    command,  # -P: a module in the present folder, which may be one of strangers, is never imported
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,  # libraries print values of files there
-                    pass_fds=[theirs.fileno()],
-                    env=environment,
-                )
+            def start() -> preloaded.Process:
+                nothing = nowhere.fileno()  # libraries print values of files
+                return preloaded.start(command, environment, nothing, nothing, keep=[theirs.fileno()], tied=True)
 
             self.process = _starter().submit(start).result()
         self.connection = Connection(ours.detach())
@@ -561,14 +568,11 @@ def _limit_memory(memory_gb: float) -> None:
 
 
 def main() -> None:
-    """The process: a socket's number, the process id of who watches, and GB of memory that it may use."""
-    descriptor, parent, memory_gb = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+    """The process: a socket's number, the process id of who watches, which `ps` shows, and GB of memory that it may use."""
+    descriptor, memory_gb = int(sys.argv[1]), float(sys.argv[3])
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # who watches gets it too, and decides
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
-        if os.getppid() != parent:
-            return
+    preloaded.end_with(os.getppid())  # had who watches ended before, the connection is closed
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     most = int(memory_gb * 1e9) if hard == resource.RLIM_INFINITY else min(int(memory_gb * 1e9), hard)
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))

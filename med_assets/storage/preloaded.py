@@ -144,7 +144,7 @@ class Forked:
 
     def send_signal(self, number: int) -> None:
         """Send a signal, unless it has ended."""
-        if self.poll() is None:
+        if self.returncode is None:  # not `poll`: another thread may wait for its end
             with suppress(ProcessLookupError):  # ended since
                 signal.pidfd_send_signal(self._process, number)
 

@@ -6,15 +6,17 @@ import random
 import shutil
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from med_assets.cli.main import main
-from med_assets.intake import division
+from med_assets.intake import division, reader
 from med_assets.landing import batches
 from med_assets.programs.breast_us.phantom import write_case
 from med_assets.settings import Workspace
+from med_assets.storage import preloaded
 from tests.conftest import settings_of
 from tests.med_assets.stages.builders import stored_now
 from tests.med_assets.stages.processes import CONTEXT
@@ -61,20 +63,30 @@ def content(ws: Workspace) -> tuple[dict[str, str], dict[str, list[str]]]:
     return stored_now(ws, P), rows
 
 
+@pytest.fixture
+def ordinary_readers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Readers are started as on a user's machine, not forked from a preloaded parent."""
+    reader.end_idle()
+    monkeypatch.setenv(preloaded.VARIABLE, "")
+    yield
+    reader.end_idle()
+
+
 def readers_of(pid: int) -> list[str]:
-    """Readers that a process started and that still live."""
+    """Readers that a process started and that still live: ordinary ones, see `ordinary_readers`."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_text().split("\0")
         except OSError:
             continue
-        if "med_assets.intake.reader" in words and str(pid) in words:
+        if words[2:4] == ["-m", "med_assets.intake.reader"] and str(pid) in words:
             found.append(path.parent.name)
     return found
 
 
 @pytest.mark.drill
+@pytest.mark.usefixtures("ordinary_readers")
 def test_intake_killed_at_random_moments_loses_nothing_takes_nothing_twice_and_leaves_no_originals(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

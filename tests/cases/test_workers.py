@@ -26,7 +26,7 @@ from med_assets.landing import batches
 from med_assets.settings import Workspace
 from med_assets.storage.files import folder_hashes
 from med_assets.storage.progress import Progress, duration, followed_by, lines
-from tests.cases.test_kills import readers_of
+from tests.cases.test_kills import ordinary_readers, readers_of  # noqa: F401 - a fixture
 from tests.cases.test_reader import FAULTY_DECODER, P, write
 from tests.conftest import settings_of
 from tests.med_assets.stages.processes import CONTEXT
@@ -177,6 +177,7 @@ def test_what_takes_more_than_its_share_of_the_memory_is_read_again_with_all_of_
     assert len(codes) == 4
 
 
+@pytest.mark.usefixtures("ordinary_readers")
 def test_a_full_disk_ends_all_workers_and_leaves_no_half_result(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,6 +203,7 @@ def _ingest(environ: dict[str, str]) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what a process has started is read from /proc")
+@pytest.mark.usefixtures("ordinary_readers")
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_command_that_is_ended_leaves_no_worker_and_no_half_result(
     faulty: Workspace, sent: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from med_assets.intake import reader
 from med_assets.launch.jobs import PRELOADED
 from med_assets.storage import preloaded
 from tests.conftest import COMMANDS
@@ -55,6 +56,7 @@ WAIT = "import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(600)"
 
 STARTER = """
 import os, subprocess, sys, time
+from med_assets.intake import reader
 from med_assets.launch.jobs import PRELOADED
 from med_assets.storage import preloaded
 from tests.conftest import COMMANDS
@@ -276,6 +278,7 @@ def test_one_that_outlives_its_parent_is_seen_to_run_and_counts_as_killed_when_i
 def test_the_parent_ends_with_its_owner(folder: Path) -> None:
     source = """
 import os, sys, time
+from med_assets.intake import reader
 from med_assets.launch.jobs import PRELOADED
 from med_assets.storage import preloaded
 from tests.conftest import COMMANDS
@@ -292,7 +295,7 @@ with preloaded.parents({"subject": ()}, os.environ):
     ended(parent)
 
 
-@pytest.mark.parametrize("imports", [PRELOADED, COMMANDS], ids=["trainings", "commands"])
+@pytest.mark.parametrize("imports", [PRELOADED, reader.PRELOADED, COMMANDS], ids=["trainings", "readers", "commands"])
 def test_what_jobs_import_leaves_one_thread_so_that_they_are_forked(imports: dict[str, tuple[str, ...]]) -> None:
     """A library that starts a thread when it is imported would make each process import all by itself, see THREADLESS for pyarrow."""
     names = [name for module in imports.values() for name in module]
