@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from med_assets.errors import ConfigurationError
@@ -175,7 +176,7 @@ def _quiet_context() -> Iterator[Any]:
 def _validated(context: Any, table: "pd.DataFrame", expectations: Sequence[Expectation]) -> list[Any]:
     """The outcome of each expectation, in their order; one validation of the whole suite shares what they measure.
 
-    Which cases fail is asked only of the expectations that do not hold: to list them takes a third of the time of a suite.
+    Of what is held against each value it is asked first only whether it holds: counts and lists of cases take two thirds of the time.
     """
     definition = (
         context.data_sources.add_pandas("facts")
@@ -183,19 +184,28 @@ def _validated(context: Any, table: "pd.DataFrame", expectations: Sequence[Expec
         .add_batch_definition_whole_dataframe("all")
     )
     batch = definition.get_batch({"dataframe": table})
-    outcomes = _outcomes(batch, dict(enumerate(expectations)), {"result_format": "BASIC"})
-    unmet = {place: expectations[place] for place, outcome in outcomes.items() if not outcome.success}
-    listing = {"result_format": "COMPLETE", "unexpected_index_column_names": [INDEX]}
-    if unmet:
-        outcomes |= _outcomes(batch, unmet, listing)
+    asked = {place: _build(expectation, place) for place, expectation in enumerate(expectations)}
+    of_values = {place: one for place, one in asked.items() if _holds_for_all_or_fails(one)}
+    outcomes = _outcomes(batch, of_values, {"result_format": "BOOLEAN_ONLY"}) if of_values else {}
+    in_full = [place for place in asked if place not in outcomes or not outcomes[place].success]
+    if in_full:
+        listing = {"result_format": "COMPLETE", "unexpected_index_column_names": [INDEX]}
+        outcomes |= _outcomes(batch, {place: _build(expectations[place], place) for place in in_full}, listing)
     return [outcomes[place] for place in range(len(expectations))]
 
 
-def _outcomes(batch: Any, expectations: Mapping[int, Expectation], result_format: Mapping[str, Any]) -> dict[int, Any]:
+def _holds_for_all_or_fails(expectation: Any) -> bool:
+    """Whether it holds where no value fails it: then whether it holds says also how many do not meet it."""
+    from great_expectations.expectations.expectation import ColumnMapExpectation
+
+    return isinstance(expectation, ColumnMapExpectation) and float(expectation.mostly) == 1.0
+
+
+def _outcomes(batch: Any, expectations: Mapping[int, Any], result_format: Mapping[str, Any]) -> dict[int, Any]:
     """The outcomes of a validation by the numbers of the expectations; those that raise come first in its results."""
     import great_expectations as gx
 
-    suite = gx.ExpectationSuite("audit", expectations=[_build(one, place) for place, one in expectations.items()])
+    suite = gx.ExpectationSuite("audit", expectations=list(expectations.values()))
     found = batch.validate(suite, result_format=dict(result_format))
     return {outcome.expectation_config.meta[PLACE]: outcome for outcome in found.results}
 
@@ -224,9 +234,32 @@ def _build(expectation: Expectation, place: int) -> Any:
             f"expected a Great Expectations class such as ExpectColumnValuesToBeBetween, got {expectation.kind!r}"
         )
     try:
-        return kind(column=expectation.column, meta={PLACE: place}, **expectation.kwargs)
+        return _remembering(kind)(column=expectation.column, meta={PLACE: place}, **expectation.kwargs)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"{expectation.name} has arguments that its kind does not take: {error}") from error
+
+
+@cache
+def _remembering(kind: Any) -> Any:
+    """A kind whose configuration is made once for each expectation: Great Expectations asks it sixty times, half of its time."""
+    from great_expectations.compatibility import pydantic
+
+    def configuration(self: Any) -> Any:
+        if self._made is None:
+            self._made = kind.configuration.fget(self)
+        return self._made
+
+    def set_attribute(self: Any, name: str, value: Any) -> None:
+        kind.__setattr__(self, name, value)
+        if name != "_made":
+            self._made = None
+
+    members = {
+        "_made": pydantic.PrivateAttr(None),
+        "configuration": property(configuration),
+        "__setattr__": set_attribute,
+    }
+    return type(kind)(f"{kind.__name__}Remembering", (kind,), {"__module__": __name__, **members})
 
 
 def _exceptions(info: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -66,6 +66,21 @@ def test_an_expectation_about_the_whole_column_holds_every_case_responsible() ->
     assert float(result.observed) == pytest.approx(235 / 3)
 
 
+def test_an_expectation_of_most_cases_holds_and_says_how_many_do_not_meet_it() -> None:
+    most = Expectation("slices", "ExpectColumnValuesToBeBetween", {"min_value": 20, "mostly": 0.5})
+    result = run_suite(FACTS, [most]).results[0]
+    assert (result.passed, result.observed, result.failing) == (True, "1 of 3 cases do not meet it", ())
+
+
+def test_an_expectation_that_holds_says_that_no_case_does_not_meet_it_or_what_was_observed() -> None:
+    mean = Expectation("slices", "ExpectColumnMeanToBeBetween", {"min_value": 10})
+    few = Expectation("slices", "ExpectColumnValuesToBeBetween", {"min_value": 5})
+    held, of_all = run_suite(FACTS, [few, mean]).results
+    assert (held.passed, held.observed) == (True, "0 of 3 cases do not meet it")
+    assert of_all.passed
+    assert float(of_all.observed) == pytest.approx(235 / 3)
+
+
 def test_no_cases_means_nothing_failed() -> None:
     assert run_suite(FACTS.iloc[:0], [IN_RANGE]).passed
 
@@ -118,7 +133,9 @@ def test_a_suite_is_validated_once_and_once_more_what_fails_and_each_outcome_kee
     mean = Expectation("slices", "ExpectColumnMeanToBeBetween", {"min_value": 100})
     asked = [IN_RANGE, sites, mean, replace(IN_RANGE, severity="warn"), IN_RANGE]
     audit = run_suite(FACTS, asked)
-    assert runs == [5, 4], "all, then those that do not hold, to list their cases"
+    assert runs == [4, 4], (
+        "those about each value, then what does not hold, to list its cases, and the one about all values"
+    )
     assert [one.expectation for one in audit.results] == asked
     assert [one.failing for one in audit.results] == [("b2",), (), ("a1", "b2", "c3"), ("b2",), ("b2",)]
 
