@@ -198,7 +198,7 @@ def _holds_for_all_or_fails(expectation: Any) -> bool:
     """Whether it holds where no value fails it: then whether it holds says also how many do not meet it."""
     from great_expectations.expectations.expectation import ColumnMapExpectation
 
-    return isinstance(expectation, ColumnMapExpectation) and float(expectation.mostly) == 1.0
+    return isinstance(expectation, ColumnMapExpectation) and expectation.mostly == 1
 
 
 def _outcomes(batch: Any, expectations: Mapping[int, Any], result_format: Mapping[str, Any]) -> dict[int, Any]:
