@@ -13,6 +13,7 @@ from functools import cache
 from threading import Lock
 from typing import Any
 from urllib.parse import urlsplit
+from weakref import WeakValueDictionary
 
 from med_assets.errors import ConfigurationError, RemoteFailed
 
@@ -192,9 +193,23 @@ def _session() -> Any:
 _making = Lock()
 """A session makes one client at a time."""
 
+_clients: WeakValueDictionary[tuple[int, tuple[tuple[str, str], ...], str], Any] = WeakValueDictionary()
+"""Clients in use, by process, environment and options: one serves any number of threads, and keeps its connections open."""
+
 
 def client(environ: Mapping[str, str] = os.environ, **options: Any) -> Any:
-    """A boto3 client for S3 as the environment describes it; raises ConfigurationError that says which variable is missing."""
+    """A boto3 client for S3 as the environment describes it; raises ConfigurationError that says which variable is missing.
+
+    Whoever asks for one like another that is in use gets that one. A forked process makes its own.
+    """
+    which = os.getpid(), variables(environ), repr(sorted(options.items()))
+    with _making:
+        if (found := _clients.get(which)) is None:
+            found = _clients[which] = _made(environ, options)
+    return found
+
+
+def _made(environ: Mapping[str, str], options: dict[str, Any]) -> Any:
     from botocore.config import Config
 
     url = endpoint(environ)
@@ -217,18 +232,17 @@ def client(environ: Mapping[str, str] = os.environ, **options: Any) -> Any:
         # What these add to each request is not understood by all servers that speak S3; bodies are checked here anyway.
         "request_checksum_calculation": "when_required",
         "response_checksum_validation": "when_required",
-    } | options
+    }
     try:
-        with _making:
-            return _session().client(
-                "s3",
-                endpoint_url=url,
-                config=Config(**config),
-                aws_access_key_id=environ["AWS_ACCESS_KEY_ID"],
-                aws_secret_access_key=environ["AWS_SECRET_ACCESS_KEY"],
-                aws_session_token=environ.get("AWS_SESSION_TOKEN") or None,
-                region_name=_first(environ, REGIONS) or "us-east-1",
-            )
+        return _session().client(
+            "s3",
+            endpoint_url=url,
+            config=Config(**config | options),
+            aws_access_key_id=environ["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=environ["AWS_SECRET_ACCESS_KEY"],
+            aws_session_token=environ.get("AWS_SESSION_TOKEN") or None,
+            region_name=_first(environ, REGIONS) or "us-east-1",
+        )
     except ValueError:
         reason = explain(ValueError())
     raise ConfigurationError(reason)

@@ -1,5 +1,6 @@
 """Artifacts in a bucket: seen whole or not at all, the same on every machine, and read once."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from med_assets.errors import ArtifactCorrupt, ArtifactMissing, RemoteFailed
 from med_assets.settings import Workspace
 from med_assets.storage.artifacts import LocalStore
+from med_assets.storage.s3 import bucket
 from med_assets.storage.s3.bucket import Location
 from med_assets.storage.s3.store import S3Store
 from tests.med_assets.s3.faults import Faults
@@ -117,3 +119,17 @@ def test_the_workspace_opens_the_store_that_the_environment_names(
     assert isinstance(store, S3Store)
     write(store)
     assert LocalStore(workspace.home / "store").has(KEY)
+
+
+def test_what_works_in_one_environment_shares_a_client_and_a_forked_process_has_its_own(
+    machine: Callable[[str], S3Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = machine("one"), machine("two")
+    assert one.client is two.client
+    assert bucket.client(read_timeout=3.0) is not one.client
+    child = os.fork()
+    if not child:
+        os._exit(int(bucket.client() is one.client))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
+    assert machine("three").client is not one.client
