@@ -28,7 +28,7 @@ from med_assets.launch.jobs import PRELOADED
 from med_assets.reporting import style
 from med_assets.settings import Workspace
 from med_assets.storage import preloaded
-from tests.fresh import LIBRARIES
+from tests import code, fresh
 from tests.shared_phantoms import SHARED
 
 # How long a test takes says nothing about what it tests, on a machine that others use too.
@@ -56,7 +56,11 @@ COMMANDS = {
         "med_assets.intake.stage",
         "med_assets.launch.training",
         "med_assets.reporting.dataset_card",
+        "med_assets.deidentification.scan",
+        "med_assets.cli.sharing",
         "med_assets.programs.rt_dose.phantom",
+        "pydicom.sr",
+        "duckdb",
         "great_expectations",
     )
 }
@@ -65,7 +69,13 @@ COMMANDS = {
 if preloaded.VARIABLE not in os.environ:  # those of pytest-xdist share the parents of the process that started them
     _parents = ExitStack()
     os.environ[SHARED] = _parents.enter_context(TemporaryDirectory(prefix="shared-by-tests-"))
-    _imports = {**PRELOADED, **reader.PRELOADED, **COMMANDS, "tests.fresh": LIBRARIES}
+    _imports = {
+        **PRELOADED,
+        **reader.PRELOADED,
+        **COMMANDS,
+        "tests.fresh": fresh.LIBRARIES,
+        "tests.code": code.LIBRARIES,
+    }
     _quiet = os.environ | {"GX_ANALYTICS_ENABLED": "false"}  # as whatever imports Great Expectations sets it before
     os.environ.update(_parents.enter_context(preloaded.parents(_imports, _quiet)))
     atexit.register(_parents.close)

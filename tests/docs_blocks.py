@@ -1,8 +1,8 @@
 """Code blocks of the documentation, found and run.
 
 A `bash` block runs in an empty folder with a temporary home, the demo's settings, and `med-assets` on the PATH;
-variables that a block sets hold for the rest of its page. With `forked_commands` that `med-assets` is forked from the parent of all
-tests, which has imported what commands use. Lines with `make` are only checked to name a target that
+variables that a block sets hold for the rest of its page. With `forked_commands` that `med-assets`, and `python`, are forked from parents of all
+tests, which have imported what they use. Lines with `make` are only checked to name a target that
 exists, since they would install or train. A block with `<!-- needs: ... -->` above it needs something that is not in
 the repository; its commands are then only parsed by the command itself. A block below the name of a file, as
 in "`conf/x.yaml`:", is the content of that file, one below "A line in `NAME` of `x.py`:" belongs into that table, and a block
@@ -36,16 +36,30 @@ CLIENT = """#!{python} -IS
 import os, sys
 sys.path.insert(0, {repository!r})
 from med_assets.storage import preloaded
-command = [sys.executable, "-P", "-m", "med_assets.cli", *sys.argv[1:]]
+{command}
 environment = {{**os.environ, "PATH": {path!r}}}
 os.environ[preloaded.VARIABLE] = {parents!r}
 process = preloaded.start(command, environment, keep=[0], tied=True)
 if not isinstance(process, preloaded.Forked):
-    print("med-assets: {ordinary}", file=sys.stderr)
+    print("{ordinary}", file=sys.stderr)
 code = process.wait()
 sys.exit(code if code >= 0 else 128 - code)
 """
-"""`med-assets` as a command whose process is forked; without site packages, since it starts for each command."""
+"""A program whose process is forked; without site packages, since it starts for each command."""
+
+MED_ASSETS = 'command = [sys.executable, "-P", "-m", "med_assets.cli", *sys.argv[1:]]'
+PYTHON = """
+path = "import os; os.environ['PATH'] = " + repr(os.environ["PATH"])
+match sys.argv[1:]:
+    case ["-c", code, *words]:
+        pass
+    case ["-m", "med_assets.storage.s3.local" as module, *words]:
+        code = f"import runpy; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+    case _:
+        os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+command = [sys.executable, "-m", "tests.code", "0", f"{path}\\n{code}", *words]
+"""
+"""What `med-assets` and `python` of a page start. The processes of the second have the programs of the page, as any other."""
 
 
 @dataclass(frozen=True)
@@ -91,14 +105,15 @@ def _check_parses(line: str) -> None:
 
 
 def forked_commands(folder: Path) -> Path:
-    """Put into a folder, which is returned, a `med-assets` whose processes are forked where this system has parents for it."""
+    """Put into a folder, which is returned, `med-assets` and `python` whose processes are forked where this system has parents for them."""
     if parents := os.environ.get(preloaded.VARIABLE):
-        client = folder / "med-assets"
-        text = CLIENT.format(
-            python=sys.executable, repository=str(preloaded.ROOT), parents=parents, path=os.environ["PATH"], ordinary=ORDINARY
-        )  # fmt: skip
-        client.write_text(text)
-        client.chmod(0o700)
+        for name, command in {"med-assets": MED_ASSETS, "python": PYTHON}.items():
+            text = CLIENT.format(
+                python=sys.executable, repository=str(preloaded.ROOT), parents=parents, path=os.environ["PATH"],
+                ordinary=ORDINARY, command=command,
+            )  # fmt: skip
+            (folder / name).write_text(text)
+            (folder / name).chmod(0o700)
     return folder
 
 
@@ -109,7 +124,7 @@ def run_block(
     if block.path or OF_THIS_PAGE in block.needs:
         return None
     if block.language == "python":
-        return _run([sys.executable, "-c", block.text], folder, commands)
+        return _run(["python" if commands else sys.executable, "-c", block.text], folder, commands)
     if block.language not in ("bash", "sh"):
         return None
     runnable = []
@@ -135,6 +150,7 @@ def _run(command: list[str], folder: Path, commands: Path | None) -> subprocess.
     }
     if commands:
         env["MED_ASSETS_WORKERS"] = "1"  # batches are small here, and each process costs its imports
+        env[preloaded.VARIABLE] = os.environ.get(preloaded.VARIABLE, "")  # for the readers and jobs of its commands
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=500)
 
 

@@ -222,13 +222,19 @@ def test_a_command_of_a_page_is_forked_and_is_what_an_ordinary_one_is(tmp_path: 
         assert done is not None
         return done
 
-    for text in ("med-assets --version", "med-assets no-such-command", "export S3_ENDPOINT_URL=x; med-assets cases no"):
+    for text in (
+        "med-assets --version",
+        "med-assets no-such-command",
+        "export S3_ENDPOINT_URL=x; med-assets cases no",
+        """echo text | python -c 'import os, sys; print(sys.argv, __name__, sys.path[0] in ("", os.getcwd()), input()); sys.exit(3)' word""",
+    ):
         forked, ordinary = run(text, commands), run(text, None)
         assert (forked.returncode, forked.stdout, forked.stderr) == (
             ordinary.returncode, ordinary.stdout, ordinary.stderr
         )  # fmt: skip
     if preloaded.available():
-        assert ORDINARY in run("export LANGUAGE=of_this_block; med-assets --version", commands).stderr
+        for text in ("med-assets --version", "python -c 'print(1)'"):
+            assert ORDINARY in run(f"export LANGUAGE=of_this_block; {text}", commands).stderr
 
 
 def test_a_page_with_files_has_a_test_that_writes_them() -> None:

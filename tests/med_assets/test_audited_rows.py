@@ -1,8 +1,6 @@
 """A decision has its row and its entry in the audit trail or neither, wherever the process is killed."""
 
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
@@ -17,6 +15,7 @@ from med_assets.errors import ConfigurationError
 from med_assets.records import BatchAudit, Champion, ReaderDecision, Withdrawal
 from med_assets.settings import Settings, Workspace
 from med_assets.storage.record import Record
+from tests.code import Code
 
 DECISION = ReaderDecision(
     program="lumbar_mr",
@@ -70,8 +69,9 @@ def rows(ws: Workspace, row: Record) -> list[Record]:
 def test_a_kill_at_any_step_leaves_row_and_entry_or_neither_after_the_next_record(
     kind: Kind, point: int, workspace: Workspace
 ) -> None:
-    killed = subprocess.run([sys.executable, "-c", KILLED, kind, str(point)], check=False, timeout=60)
-    assert killed.returncode == -signal.SIGKILL
+    killed = Code(KILLED, kind, str(point))
+    killed.communicate(timeout=60)
+    assert killed.poll() == -signal.SIGKILL
     row = ROWS[kind]
     written = rows(workspace, row)
     assert len(written) == (point >= 2)

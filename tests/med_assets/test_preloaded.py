@@ -15,6 +15,7 @@ import pytest
 from med_assets.intake import reader
 from med_assets.launch.jobs import PRELOADED
 from med_assets.storage import preloaded
+from tests import code
 from tests.conftest import COMMANDS
 
 SUBJECT = "subject"
@@ -56,10 +57,7 @@ WAIT = "import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(600)"
 
 STARTER = """
 import os, subprocess, sys, time
-from med_assets.intake import reader
-from med_assets.launch.jobs import PRELOADED
 from med_assets.storage import preloaded
-from tests.conftest import COMMANDS
 child = preloaded.start([sys.executable, "-m", "subject"], os.environ, tied=sys.argv[1] == "tied")
 assert isinstance(child, preloaded.Forked), child
 print("parent", os.stat(f"/proc/{child.pid}").st_uid, flush=True)
@@ -278,10 +276,7 @@ def test_one_that_outlives_its_parent_is_seen_to_run_and_counts_as_killed_when_i
 def test_the_parent_ends_with_its_owner(folder: Path) -> None:
     source = """
 import os, sys, time
-from med_assets.intake import reader
-from med_assets.launch.jobs import PRELOADED
 from med_assets.storage import preloaded
-from tests.conftest import COMMANDS
 with preloaded.parents({"subject": ()}, os.environ):
     print("ready", flush=True)
     time.sleep(600)
@@ -295,22 +290,35 @@ with preloaded.parents({"subject": ()}, os.environ):
     ended(parent)
 
 
-@pytest.mark.parametrize("imports", [PRELOADED, reader.PRELOADED, COMMANDS], ids=["trainings", "readers", "commands"])
+@pytest.mark.parametrize(
+    "imports",
+    [PRELOADED, reader.PRELOADED, COMMANDS, {"tests.code": code.LIBRARIES}],
+    ids=["trainings", "readers", "commands", "code"],
+)
 def test_what_jobs_import_leaves_one_thread_so_that_they_are_forked(imports: dict[str, tuple[str, ...]]) -> None:
     """A library that starts a thread when it is imported would make each process import all by itself, see THREADLESS for pyarrow."""
     names = [name for module in imports.values() for name in module]
-    code = f"import os, {', '.join(names)}; print(len(os.listdir('/proc/self/task')))"
+    counting = f"import os, {', '.join(names)}; print(len(os.listdir('/proc/self/task')))"
     variable, value = preloaded.THREADLESS
     environment = os.environ | {variable: value}
-    assert subprocess.check_output([sys.executable, "-c", code], text=True, env=environment).strip() == "1"
+    assert subprocess.check_output([sys.executable, "-c", counting], text=True, env=environment).strip() == "1"
+
+
+def test_code_runs_in_a_forked_process_with_its_words_and_its_input() -> None:
+    process = code.Code(
+        "import sys; print(sys.argv, sys.stdin.read(), 'moto.server' in sys.modules); sys.exit(4)", "word"
+    )
+    assert process.communicate("text") == "['-c', 'word'] text True\n"
+    assert process.poll() == 4
+    assert isinstance(process._process, preloaded.Forked)
 
 
 def test_a_parent_that_has_imported_pyarrow_forks_processes_with_the_environment_of_ordinary_ones(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code = "print(int('pyarrow' in sys.modules), len(os.listdir('/proc/self/task')), os.environ.get('JE_ARROW_MALLOC_CONF'))"
+    text = "print(int('pyarrow' in sys.modules), len(os.listdir('/proc/self/task')), os.environ.get('JE_ARROW_MALLOC_CONF'))"
     with preloaded.parents({SUBJECT: ("pyarrow",)}, os.environ) as found:
         monkeypatch.setenv(preloaded.VARIABLE, found[preloaded.VARIABLE])
-        forked, out, _ = run(folder, code)
+        forked, out, _ = run(folder, text)
     assert isinstance(forked, preloaded.Forked)
     assert out.split() == ["1", "1", str(os.environ.get("JE_ARROW_MALLOC_CONF"))]

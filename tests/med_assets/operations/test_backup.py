@@ -1,11 +1,8 @@
 """A home is backed up while work goes on, and a restored one gives the same answers; nothing half is taken for whole."""
 
-import os
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +21,7 @@ from med_assets.settings import Workspace
 from med_assets.storage.files import folder_hashes, write_text
 from med_assets.storage.s3.bucket import Location
 from med_assets.storage.s3.lease import Leases
+from tests.code import Code
 from tests.conftest import settings_of
 from tests.med_assets.homes.unpacked import unpack
 from tests.med_assets.s3.faults import Faults
@@ -218,8 +216,9 @@ backup.make(ws, place) if sys.argv[1] == "backup" else restore.restore(ws, place
 
 def killed(what: str, place: Path, n: int) -> int:
     """Back up or restore in a process that is killed before the nth transfer; returns its exit status."""
-    command = [sys.executable, "-c", KILLED, what, str(place), str(n)]
-    return subprocess.run(command, env=dict(os.environ), check=False).returncode
+    process = Code(KILLED, what, str(place), str(n))
+    process.communicate()
+    return process.wait()
 
 
 def test_a_backup_that_is_killed_is_none_and_the_next_goes_on(ws: Workspace, tmp_path: Path) -> None:

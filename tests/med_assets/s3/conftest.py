@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from botocore.retries.standard import ExponentialBackoff
 
 from med_assets.storage.s3 import bucket, local
 from tests.med_assets.s3.faults import Faults, proxy
@@ -21,7 +22,14 @@ def endpoint() -> Iterator[str]:
 
 
 @pytest.fixture
-def faults(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
+def short_back_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that asks for fewer requests, as many of the faults do, is asked again after a twentieth of boto3's second, doubled each time."""
+    scales = ExponentialBackoff._DEFAULT_BACKOFF_CONFIG
+    monkeypatch.setitem(scales, "throttling_base_scale", scales["throttling_base_scale"] / 20)
+
+
+@pytest.fixture
+def faults(endpoint: str, short_back_off: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
     """Faults of the endpoint that the environment names; none until a test sets some."""
     found = Faults()
     with proxy(endpoint, found) as url:

@@ -87,10 +87,11 @@ def test_beyond_a_rate_requests_are_refused_in_both_ways_and_a_client_waits_unti
         with suppress(ClientError):
             hasty.get_object(Bucket=name, Key="x")
     assert answers == {404, 429, 503}
-    patient, faults.rate_per_s = bucket.client(), 5.0
+    patient, refused = bucket.client(), faults.done["throttled"]
     for number in range(12):
         patient.put_object(Bucket=name, Key=f"{number}", Body=b"x")
         patient.head_object(Bucket=name, Key=f"{number}")
+    assert faults.done["throttled"] > refused
 
 
 def test_a_server_that_always_asks_for_fewer_requests_is_quoted_with_what_to_do(

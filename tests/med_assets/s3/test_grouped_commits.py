@@ -6,11 +6,7 @@ import gzip
 import hashlib
 import io
 import json
-import os
 import secrets
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,6 +23,7 @@ from med_assets.storage.s3 import retention
 from med_assets.storage.s3.bucket import Location
 from med_assets.storage.s3.lake import S3Lake
 from med_assets.storage.s3.table_state import CHECKPOINT_COMMITS, ENTRY_BYTES, ROWS_BYTES
+from tests.code import Code
 from tests.med_assets.s3.faults import Faults
 
 TABLES: dict[str, dict[str, type]] = {"notes": {"text": str}}
@@ -223,10 +220,7 @@ def test_a_committer_that_is_killed_while_its_request_is_on_the_way_costs_the_ot
     machine: Machine, faults: Faults, name: str, tmp_path: Path
 ) -> None:
     lake = machine()
-    command = [sys.executable, "-c", LEADER, str(tmp_path / "one"), name]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdin is not None
-    assert process.stdout is not None
+    process = Code(LEADER, str(tmp_path / "one"), name)
     process.stdout.readline()
     write(lake, "p/mine", "before")
     faults.hanging, faults.hang_s = 1.0, 1.0
@@ -236,7 +230,7 @@ def test_a_committer_that_is_killed_while_its_request_is_on_the_way_costs_the_ot
         until_they_wait(lake, 1)
         tasks = [threads.submit(write, lake, f"q/{number}", f"row {number}") for number in range(3)]
         time.sleep(0.3)
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         process.communicate()
         faults.hanging = 0.0
         for task in tasks:

@@ -1,7 +1,5 @@
 """What tables are, wherever they lie: the same laws for a folder of this machine and for a bucket that several share."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +14,7 @@ from med_assets.storage.lake import Change, Lake
 from med_assets.storage.s3 import table_log
 from med_assets.storage.s3.bucket import Location
 from med_assets.storage.s3.lake import S3Lake
+from tests.code import Code
 from tests.med_assets.s3.faults import Faults
 
 TABLES: dict[str, dict[str, type]] = {
@@ -237,11 +236,9 @@ def test_processes_of_one_machine_and_of_another_write_at_once(make: Make, tmp_p
     lake = make()
     bucket = lake.location.bucket if isinstance(lake, S3Lake) else ""
     homes = [tmp_path / "one", tmp_path / "one", tmp_path / "two"] if bucket else [tmp_path] * 3
-    processes = [
-        subprocess.Popen([sys.executable, "-c", PROCESS, str(writer), str(home), bucket])
-        for writer, home in enumerate(homes)
-    ]
-    assert [process.wait() for process in processes] == [0, 0, 0]
+    processes = [Code(PROCESS, str(writer), str(home), bucket) for writer, home in enumerate(homes)]
+    assert [process.communicate() for process in processes] == ["", "", ""]
+    assert [process.poll() for process in processes] == [0, 0, 0]
     lake.refresh()
     assert sorted(texts(lake, "p0") + texts(lake, "p1") + texts(lake, "p2")) == sorted(
         f"{writer}-{number}" for writer in range(3) for number in range(6)

@@ -18,18 +18,18 @@ from med_assets.settings import Settings
 from med_assets.storage.locks import alone, alone_here, demand_locks
 from med_assets.storage.s3.bucket import Location
 from med_assets.storage.s3.lease import LEASE_S, Leases
+from tests.code import Code
 from tests.conftest import REPOSITORY
 from tests.med_assets.s3.faults import Faults
 
 SHORT_S = 1.0
 
 HOLDER = """
-import sys, time
-from pathlib import Path
+import sys
 from med_assets.errors import LockLost
 from med_assets.storage.s3.bucket import Location
 from med_assets.storage.s3.lease import Leases
-bucket, lease_s, answer = sys.argv[1], float(sys.argv[2]), Path(sys.argv[3])
+bucket, lease_s = sys.argv[1], float(sys.argv[2])
 with Leases(Location(bucket, "home"), lease_s).hold("x") as lease:
     print("held", flush=True)
     sys.stdin.readline()
@@ -52,15 +52,9 @@ def other(leases: Leases, lease_s: float = SHORT_S) -> Leases:
 
 
 @pytest.fixture
-def holder(leases: Leases, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def holder(leases: Leases) -> Iterator[Code]:
     """Another process that holds the lock x, and checks it when a line comes."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, leases.location.bucket, str(leases.lease_s), str(tmp_path / "answer")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
+    process = Code(HOLDER, leases.location.bucket, str(leases.lease_s))
     assert process.stdout.readline() == "held\n"
     yield process
     process.send_signal(signal.SIGCONT)
@@ -121,7 +115,7 @@ def wait_for(leases: Leases, seconds: float) -> None:
     thread.join()
 
 
-def test_a_dead_holder_s_lock_is_taken_over_after_a_while(leases: Leases, holder: subprocess.Popen[str]) -> None:
+def test_a_dead_holder_s_lock_is_taken_over_after_a_while(leases: Leases, holder: Code) -> None:
     holder.kill()
     holder.wait()
     began = time.monotonic()
@@ -129,9 +123,7 @@ def test_a_dead_holder_s_lock_is_taken_over_after_a_while(leases: Leases, holder
         assert SHORT_S <= time.monotonic() - began < 3 * SHORT_S
 
 
-def test_of_several_that_wait_for_a_dead_holder_one_takes_the_lock_over(
-    leases: Leases, holder: subprocess.Popen[str]
-) -> None:
+def test_of_several_that_wait_for_a_dead_holder_one_takes_the_lock_over(leases: Leases, holder: Code) -> None:
     holder.kill()
     at_once, most, lock = 0, 0, threading.Lock()
 
@@ -150,9 +142,7 @@ def test_of_several_that_wait_for_a_dead_holder_one_takes_the_lock_over(
     assert most == 1
 
 
-def test_a_paused_holder_finds_that_its_lock_is_gone(leases: Leases, holder: subprocess.Popen[str]) -> None:
-    assert holder.stdin is not None
-    assert holder.stdout is not None
+def test_a_paused_holder_finds_that_its_lock_is_gone(leases: Leases, holder: Code) -> None:
     holder.send_signal(signal.SIGSTOP)
     with leases.hold("x"):
         holder.send_signal(signal.SIGCONT)
@@ -163,9 +153,7 @@ def test_a_paused_holder_finds_that_its_lock_is_gone(leases: Leases, holder: sub
         assert f"process {os.getpid()} holds it since 20" in answer
 
 
-def test_a_paused_holder_whose_lock_nobody_wanted_has_it_still(leases: Leases, holder: subprocess.Popen[str]) -> None:
-    assert holder.stdin is not None
-    assert holder.stdout is not None
+def test_a_paused_holder_whose_lock_nobody_wanted_has_it_still(leases: Leases, holder: Code) -> None:
     holder.send_signal(signal.SIGSTOP)
     time.sleep(1.5 * SHORT_S)
     holder.send_signal(signal.SIGCONT)

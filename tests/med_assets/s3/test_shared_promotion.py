@@ -1,9 +1,6 @@
 """Decisions of machines that share a home: one after the other, each on what was there, and none lost."""
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +20,7 @@ from med_assets.settings import Workspace
 from med_assets.storage.locks import alone
 from med_assets.storage.s3.bucket import Location
 from med_assets.storage.s3.lease import Holder, Leases
-from tests.conftest import REPOSITORY
+from tests.code import Code
 from tests.med_assets.s3.faults import Faults
 from tests.med_assets.stages.builders import P
 from tests.med_assets.stages.models import TRAIN, VAL, cases, constant, model
@@ -125,17 +122,12 @@ def test_a_promotion_decided_on_an_earlier_history_is_refused(machines: tuple[Wo
 def test_a_promotion_whose_process_was_paused_until_another_machine_promoted_is_refused(
     machines: tuple[Workspace, Workspace], name: str, tmp_path: Path
 ) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", PAUSED, str(tmp_path / "paused"), name], cwd=REPOSITORY, text=True,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    )  # fmt: skip
-    assert process.stdin is not None
-    assert process.stdout is not None
+    process = Code(PAUSED, str(tmp_path / "paused"), name)
     assert process.stdout.readline() == "decided\n"
     process.send_signal(signal.SIGSTOP)
     promote(machines[0], "first")
     process.send_signal(signal.SIGCONT)
-    assert process.communicate("on\n", timeout=60)[0] in ("Conflict\n", "LockLost\n")
+    assert process.communicate("on\n", timeout=60) in ("Conflict\n", "LockLost\n")
     assert history(machines[1]) == ["first"]
     assert current(machines[1], P) == Catalog(machines[0], P).champions()[0]
     assert unmatched(machines[1]) == []

@@ -1,11 +1,7 @@
 """Tables in a bucket: what a folder can't do, and what may go wrong between machines."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -24,6 +20,7 @@ from med_assets.storage.s3.bucket import Location
 from med_assets.storage.s3.lake import S3Lake
 from med_assets.storage.s3.table_log import Planned
 from med_assets.storage.s3.table_state import CHECKPOINT_COMMITS, Part
+from tests.code import Code
 from tests.med_assets.s3.faults import Faults
 
 TABLES: dict[str, dict[str, type]] = {"notes": {"text": str}, "other": {"text": str}}
@@ -315,23 +312,19 @@ for number in range(int(n)):
 def test_processes_that_are_killed_while_they_commit_cost_the_others_nothing(
     machine: Machine, name: str, tmp_path: Path
 ) -> None:
-    def run(writer: str, n: int, of: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-c", APPEND, writer, str(tmp_path / of), name, str(n)], stdout=subprocess.PIPE, text=True
-        )
+    def run(writer: str, n: int, of: str) -> Code:
+        return Code(APPEND, writer, str(tmp_path / of), name, str(n))
 
     survivors = [run("a", 15, "one"), run("b", 15, "one"), run("c", 15, "two")]
     for victim in ("v", "w"):
         process = run(victim, 1000, "one")
-        assert process.stdout is not None
         for _ in range(3):
             process.stdout.readline()
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
+        process.kill()
+        process.communicate()
     for process in survivors:
         process.communicate()
-        assert process.returncode == 0
+        assert process.poll() == 0
     found = texts(machine("three"), "same")
     for writer in ("a", "b", "c"):
         assert [one for one in found if one.startswith(writer)] == [f"{writer}-{number}" for number in range(15)]
