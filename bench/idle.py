@@ -23,7 +23,7 @@ def name_of(process: psutil.Process) -> str:
     words = process.cmdline()
     for word, name in (
         ("webserver", "web page"),
-        ("_daemon", "daemon"),
+        ("resources.daemon", "daemon"),
         ("grpc", "code server"),
         ("dev", "dagster dev"),
     ):

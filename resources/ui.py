@@ -25,7 +25,15 @@ STOPPING = "ui.stopping"
 """File of DAGSTER_HOME that is there while Dagster is being stopped: ticks that wait then end, for which Dagster would wait."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+DEV = (sys.executable, "-m", "resources.dev")
+"""Command of `dagster dev`."""
+
+TICK_TIMEOUT, TICK_TIMEOUT_S = "DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS", 120
+"""Dagster's variable with the seconds after which it ends a tick of a sensor, and what it is here unless it is set: ticks wait for something
+to do, and the longer they may, the fewer there are (`sensors.clock`)."""
+
+
+def main(arguments: Sequence[str] | None = None, dev: Sequence[str] = DEV) -> None:
     """Run `dagster dev` for the workspace of this folder and the review page, or end with status 1 where they run already.
 
     Where MED_ASSETS_REVIEW_URL is set the review page is somewhere else, and none is started.
@@ -59,7 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
     # Dagster holds the lock too, so that it stays held when this process is killed.
-    dagster = subprocess.Popen(["dagster", "dev", "-w", "workspace.yaml", *chosen], pass_fds=[lock])
+    os.environ.setdefault(TICK_TIMEOUT, str(TICK_TIMEOUT_S))
+    dagster = subprocess.Popen([*dev, "-w", "workspace.yaml", *chosen], pass_fds=[lock])
     started.append(dagster)
     if REVIEW_URL not in os.environ:
         # It prints its address, or in one line why there is none; Dagster goes on without it.

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def start(home: Path, tools: Path) -> subprocess.Popen[str]:
     env = {**os.environ, "DAGSTER_HOME": str(home), "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
     return subprocess.Popen(
-        [sys.executable, "-m", "resources.ui"],
+        [sys.executable, "-c", "from resources import ui; ui.main([], dev=('dagster', 'dev'))"],
         cwd=ROOT,
         env=env,
         text=True,

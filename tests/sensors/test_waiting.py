@@ -10,14 +10,14 @@ import pytest
 from assets import build_program, jobs, keys
 from med_assets.landing import batches
 from med_assets.settings import Workspace
-from resources.ui import STOPPING
-from sensors.clock import SLACK_S, WAIT_S, Clock, pause, wait_s
+from resources.ui import STOPPING, TICK_TIMEOUT, TICK_TIMEOUT_S
+from sensors.clock import ENDING_S, SLACK_S, Clock, pause, wait_s
 from sensors.intake import MARGIN_S, intake_sensor
 from sensors.settings import look_s, tick_s
 from sensors.update import update_sensor
 
 P = "rt_dose"
-SETTLE_S = 30.0
+SETTLE_S, WAIT_S = 30.0, 40.0
 
 
 @dataclass
@@ -136,12 +136,19 @@ def test_a_pause_ends_when_the_page_is_being_stopped(tmp_path: Path, monkeypatch
     assert not pause(3600.0)
 
 
-def test_a_tick_waits_long_only_where_sensors_have_threads(instance: dg.DagsterInstance, tmp_path: Path) -> None:
+def test_a_tick_waits_long_only_where_sensors_have_threads_and_as_long_as_dagster_allows(
+    instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(TICK_TIMEOUT, raising=False)
     assert wait_s(instance) == tick_s()
     (tmp_path / "threads").mkdir()
     settings = {"sensors": {"use_threads": True, "num_workers": 4}}
     with dg.DagsterInstance.local_temp(str(tmp_path / "threads"), overrides=settings) as other:
         assert wait_s(other) == WAIT_S
+        monkeypatch.setenv(TICK_TIMEOUT, str(TICK_TIMEOUT_S))
+        assert wait_s(other) == TICK_TIMEOUT_S - SLACK_S - ENDING_S > WAIT_S
+        monkeypatch.setenv(TICK_TIMEOUT, "15")
+        assert wait_s(other) == tick_s()
 
 
 def test_a_landing_folder_that_is_not_there_is_said_at_once(ws: Workspace, instance: dg.DagsterInstance) -> None:

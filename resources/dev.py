@@ -1,0 +1,24 @@
+"""`python -m resources.dev`: `dagster dev`, whose daemon is that of `resources.daemon`. It takes the options of `dagster dev`."""
+
+import sys
+from collections.abc import Sequence
+from subprocess import Popen
+from typing import Any
+
+from dagster._cli import dev
+from dagster_shared.ipc import open_ipc_subprocess
+
+DAEMON, OURS = ["-m", "dagster._daemon"], ["-m", "resources.daemon"]
+
+
+def start(command: Sequence[str], **named: Any) -> "Popen[bytes]":
+    """Start a process of `dagster dev`, which has no setting for the program of its daemon."""
+    python, *words = command
+    if words[:2] == DAEMON:
+        words[:2] = OURS
+    return open_ipc_subprocess([python, *words], **named)
+
+
+if __name__ == "__main__":
+    vars(dev)["open_ipc_subprocess"] = start
+    sys.exit(dev.dev_command(auto_envvar_prefix="DAGSTER_CLI_DEV"))
