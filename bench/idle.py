@@ -23,7 +23,7 @@ def name_of(process: psutil.Process) -> str:
     words = process.cmdline()
     for word, name in (
         ("webserver", "web page"),
-        ("resources.daemon", "daemon"),
+        ("_daemon", "daemon"),
         ("grpc", "code server"),
         ("dev", "dagster dev"),
     ):

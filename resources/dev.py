@@ -1,4 +1,4 @@
-"""`python -m resources.dev`: `dagster dev`, whose daemon is that of `resources.daemon`. It takes the options of `dagster dev`."""
+"""`python -m resources.dev`: `dagster dev`, whose web server and daemon are started by `resources.intervals`. It takes the options of `dagster dev`."""
 
 import sys
 from collections.abc import Sequence
@@ -8,14 +8,14 @@ from typing import Any
 from dagster._cli import dev
 from dagster_shared.ipc import open_ipc_subprocess
 
-DAEMON, OURS = ["-m", "dagster._daemon"], ["-m", "resources.daemon"]
+from resources.intervals import DAEMON, WEBSERVER
 
 
 def start(command: Sequence[str], **named: Any) -> "Popen[bytes]":
-    """Start a process of `dagster dev`, which has no setting for the program of its daemon."""
+    """Start a process of `dagster dev`, which has no setting for the program of either."""
     python, *words = command
-    if words[:2] == DAEMON:
-        words[:2] = OURS
+    if words[0] == "-m" and words[1] in (WEBSERVER, DAEMON):
+        words.insert(1, "resources.intervals")
     return open_ipc_subprocess([python, *words], **named)
 
 

@@ -21,7 +21,7 @@ from med_assets.storage import names
 from med_assets.storage.files import digest, file_sha256, replacing
 from med_assets.storage.query import query
 from med_assets.storage.scratch import scratch
-from med_assets.storage.together import Stamp, read_together, stamp
+from med_assets.storage.together import ARROW, Stamp, read_together, stamp
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -298,7 +298,7 @@ class Lake:
         """Rows of all partitions under a prefix, in the order of their names and with the table's columns, or these of them."""
         root, stamps = self.root / table, self.stamps(table, prefix)
         files = {partition: f"{root}/{partition}{SUFFIX}" for partition in stamps}
-        copy = self._copy(self.root.parent / "tmp" / "tables", table, prefix)
+        copy = self._copy(self.root.parent / "tmp" / "tables", table, prefix).with_suffix(ARROW)
         return read_together(files, self._schema(table), copy, stamps, columns=columns)
 
     @staticmethod

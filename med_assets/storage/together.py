@@ -3,6 +3,8 @@
 The files are what counts. The copy keeps the stamp of the file that the rows of each partition are of; a partition with
 another stamp is read from its file. When many have changed, a new copy replaces the old one. It may be removed at any time.
 In a shared home the stamps are those of the log of the tables, and a file is fetched when it is read.
+
+A copy whose name ends in ARROW is mapped into memory as it is. Others are Parquet, which goes to other machines too.
 """
 
 import json
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
 CHANGED = 32
 """Changed partitions from which a new copy is written, and with fewer of which there is none: to open a file costs as much as to
 write some hundred rows."""
+
+ARROW = ".arrow"
+"""Ending of the name of a copy that takes no time to read, and the space of its values; Parquet takes a third of that, and 50 ms to read
+54 columns of 10,000 rows."""
 
 _LISTED = b"partitions"
 
@@ -96,15 +102,14 @@ class Together:
     def of(cls, path: Path, schema: "pa.Schema", columns: Sequence[str] | None = None) -> "Together":
         """The copy in a file, with all columns of `schema` or these; an empty one where there is none, or one of another schema or another format."""
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         some = schema if columns is None else pa.schema([schema.field(name) for name in columns])
         try:
-            file = pq.ParquetFile(path)
-            if not file.schema_arrow.equals(schema, check_metadata=False):
+            found = (_map if path.suffix == ARROW else _parse)(path, schema, columns)
+            if found is None:
                 return cls.empty(some)
-            table = file.read(columns).select(some.names)
-            listed = json.loads((file.schema_arrow.metadata or {})[_LISTED])
+            table = found[0].select(some.names)
+            listed = json.loads(found[1][_LISTED])
         except (OSError, KeyError, ValueError, pa.ArrowException):
             return cls.empty(some)
         rows, start = {}, 0
@@ -113,6 +118,35 @@ class Together:
             start += n
         stamps = {partition: tuple(found) for partition, found, _ in listed}
         return cls(table.replace_schema_metadata(None), stamps, rows)
+
+
+_Copied = tuple["pa.Table", Mapping[bytes, bytes]]
+"""Rows of a copy, and what it says of them."""
+
+
+def _map(path: Path, schema: "pa.Schema", columns: Sequence[str] | None) -> _Copied | None:
+    """A copy with all columns or these, of which nothing is read before it is asked for; None for one of another schema."""
+    import pyarrow as pa
+    from pyarrow import ipc
+
+    with pa.memory_map(str(path)) as source:
+        reader = ipc.open_file(source)
+        if not reader.schema.equals(schema):
+            return None
+        if columns is not None:
+            numbers = sorted(schema.get_field_index(name) for name in columns)
+            reader = ipc.open_file(source, options=ipc.IpcReadOptions(included_fields=numbers))
+        return reader.read_all(), reader.schema.metadata or {}
+
+
+def _parse(path: Path, schema: "pa.Schema", columns: Sequence[str] | None) -> _Copied | None:
+    """The same of a copy in Parquet, whose columns are read."""
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(path)
+    if not file.schema_arrow.equals(schema, check_metadata=False):
+        return None
+    return file.read(columns), file.schema_arrow.metadata or {}
 
 
 def _pieces(partitions: list[str], fresh: Mapping[str, "pa.Table"], kept: Together) -> "Iterator[pa.Table]":
@@ -146,7 +180,14 @@ def _read(path: str, schema: "pa.Schema", columns: Sequence[str] | None = None) 
 
 def write_together(table: "pa.Table", listed: Sequence[object], copy: Path) -> None:
     """Write rows of partitions to one file; `listed` are in their order name, stamp and number of rows of each."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with replacing(copy, durable=False) as temporary:
-        pq.write_table(table.replace_schema_metadata({_LISTED: json.dumps(listed)}), temporary, compression="zstd")
+    table = table.replace_schema_metadata({_LISTED: json.dumps(listed)})
+    # What is mapped is not checked as Parquet is, so that a power cut may leave nothing else under its name.
+    with replacing(copy, durable=copy.suffix == ARROW) as temporary:
+        if copy.suffix == ARROW:
+            with pa.OSFile(str(temporary), "wb") as stream, pa.ipc.new_file(stream, table.schema) as writer:
+                writer.write_table(table)
+        else:
+            pq.write_table(table, temporary, compression="zstd")
