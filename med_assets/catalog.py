@@ -31,7 +31,8 @@ from med_assets.records import (
 )
 from med_assets.settings import Settings
 from med_assets.storage import names
-from med_assets.storage.files import canonical_lists, digest, write_json
+from med_assets.storage.canonical import canonical_table
+from med_assets.storage.files import digest, write_json
 from med_assets.storage.lake import ANY, LOCK, Anything, Columns, Expected, Lake, Unreferenced
 from med_assets.storage.record import Record, RowOfColumns, filled
 
@@ -107,8 +108,8 @@ class Dataset:
     @cached_property
     def version(self) -> str:
         """Hash of what the cases are: ids, patients, versions and prepared content."""
-        parts = ("case_id", "patient_id", "version", "artifact", "synthetic")
-        return digest(canonical_lists([self.columns[name] for name in parts]).encode())
+        parts = ["case_id", "patient_id", "version", "artifact", "synthetic"]
+        return digest(canonical_table(self.columns.arrow.select(parts), as_objects=False))
 
     @property
     def synthetic(self) -> frozenset[str]:

@@ -8,6 +8,7 @@ from operator import eq
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 
 from med_assets import program
 from med_assets.capabilities import DatasetFindings, DataTables, FixedSplits
@@ -27,7 +28,8 @@ from med_assets.records import (
 )
 from med_assets.settings import Settings
 from med_assets.storage import names
-from med_assets.storage.files import canonical_rows, digest
+from med_assets.storage.canonical import canonical_table
+from med_assets.storage.files import digest
 from med_assets.storage.lake import Columns
 from med_assets.storage.locks import alone
 from med_assets.storage.memo import Memo
@@ -284,7 +286,7 @@ def _splits(ws: Settings, program_name: str) -> StageResult:
     sizes = pd.Series(list(inside), dtype=str).value_counts().to_dict()
     return StageResult(
         # What depends on the splits reads their cases too: a corrected label of a held-out case changes no assignment.
-        data_version=digest(cases.version, canonical_rows(columns).encode(), sorted(problems)),
+        data_version=digest(cases.version, canonical_table(pa.table(columns), as_objects=True), sorted(problems)),
         counts=_tally(len(earlier), len(rows)),
         summary={"patients_per_split": sizes, "unassigned": problems},
         tables={
