@@ -165,13 +165,16 @@ class Lake:
     def __init__(self, root: Path, tables: Mapping[str, Mapping[str, type]]) -> None:
         self.root = root
         self.tables = dict(tables)
+        self._schemas: dict[str, pa.Schema] = {}
 
     def _schema(self, table: str) -> "pa.Schema":
         import pyarrow as pa
 
         if table not in self.tables:
             raise ConfigurationError(f"expected one of the tables {sorted(self.tables)}, got {names.escaped(table)}")
-        return pa.schema([(name, arrow_type(kind)) for name, kind in self.tables[table].items()])
+        if table not in self._schemas:
+            self._schemas[table] = pa.schema([(name, arrow_type(kind)) for name, kind in self.tables[table].items()])
+        return self._schemas[table]
 
     def _path(self, table: str, partition: str) -> Path:
         return self.root / names.TABLE.check(table) / f"{names.PARTITION.check(partition)}.parquet"

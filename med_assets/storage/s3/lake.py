@@ -10,7 +10,6 @@ under their SHA-256 and are fetched once; many small partitions are read togethe
 import base64
 import copy
 import hashlib
-import io
 import os
 import secrets
 import shutil
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from med_assets.errors import ArtifactCorrupt, ConfigurationError, MedAssetsError
 from med_assets.storage import names
-from med_assets.storage.files import digest, replacing
+from med_assets.storage.files import digest, write_bytes
 from med_assets.storage.lake import ANY, SUFFIX, Change, Lake, Unreferenced, conflict, write_parquet
 from med_assets.storage.s3 import bucket, conditional, retention
 from med_assets.storage.s3.bucket import Location
@@ -38,11 +37,14 @@ if TYPE_CHECKING:
 PACKED = 64
 """Partitions that are not on this machine from which on a pack is looked for, and partitions that change before there is one."""
 
-CHANGED_SHARE = 0.25
+CHANGED_SHARE = 0.5
 """Share of the partitions of a table and program that change before a pack is written again."""
 
 KEPT_S = 86400.0
 """Seconds for which a machine keeps an object that it read and that is not current any more."""
+
+DROP_S = 3600.0
+"""Seconds between two looks of a machine at what it need not keep."""
 
 Wanted = tuple[str, str, Part]
 """Table, partition and object."""
@@ -186,8 +188,7 @@ class S3Lake(Lake):
             path.unlink(missing_ok=True)
             return path
         self._fetch([(table, partition, part)])
-        with replacing(path, durable=False) as temporary:
-            temporary.write_bytes(self._path_of(part).read_bytes())
+        write_bytes(path, self._path_of(part).read_bytes())
         return path
 
     def copy_to(self, folder: Path) -> None:
@@ -233,8 +234,7 @@ class S3Lake(Lake):
     def _keep(self, part: Part, content: bytes) -> None:
         if _is_whole(self._path_of(part), part):
             return
-        with replacing(self._path_of(part), durable=False) as temporary:
-            temporary.write_bytes(content)
+        write_bytes(self._path_of(part), content)
 
     # -- writing
 
@@ -260,7 +260,13 @@ class S3Lake(Lake):
         return [each.part.sha256 if each.part else "" for each in planned]
 
     def _drop(self, state: State) -> None:
-        """Drop what this machine kept of objects that are not current, and that nobody read for a day."""
+        """Drop what this machine kept of objects that are not current, and that nobody read for a day; once in a while, since it looks at all files."""
+        looked = self.folder / "dropped"
+        with suppress(FileNotFoundError):
+            if _age_s(looked) < DROP_S:
+                return
+        with suppress(OSError):
+            looked.touch()
         current = {part.sha256 for table in state.tables.values() for part in table.parts.values()}
         for path in (self.folder / "data").glob(f"*/*{SUFFIX}"):
             with suppress(FileNotFoundError):
@@ -275,8 +281,7 @@ class S3Lake(Lake):
         found = conditional.get(self._log.client, self.location, pack_name(table, name))
         if found is None:
             return Together.empty(schema)
-        with replacing(path, durable=False) as temporary:
-            temporary.write_bytes(found.content)
+        write_bytes(path, found.content)
         return Together.of(path, schema)
 
     def _write_packs(self, state: State) -> None:
@@ -375,9 +380,11 @@ def _same(state: State, change: Planned) -> bool:
 
 
 def _bytes(table: "pa.Table") -> bytes:
-    stream = io.BytesIO()
+    import pyarrow as pa
+
+    stream = pa.BufferOutputStream()
     write_parquet(table, stream)
-    return stream.getvalue()
+    return stream.getvalue().to_pybytes()
 
 
 def _is_whole(path: Path, part: Part) -> bool:

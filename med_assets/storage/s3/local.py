@@ -29,11 +29,11 @@ PUBLIC = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local-and-no-s
 def endpoint(port: int = 0) -> Iterator[dict[str, str]]:
     """Serve S3 on this machine alone; yields the variables that name it. Raises ConfigurationError without moto."""
     try:
-        from moto.server import DomainDispatcherApplication, create_backend_app
+        from moto.server import create_backend_app
         from werkzeug.serving import WSGIRequestHandler, make_server
     except ImportError as error:
         raise ConfigurationError(f"a local S3 endpoint needs moto ({error}); install it with `make setup`") from error
-    application = _one_write_at_a_time(DomainDispatcherApplication(create_backend_app))
+    application = _one_write_at_a_time(create_backend_app("s3"))
 
     class Handler(WSGIRequestHandler):
         disable_nagle_algorithm = (

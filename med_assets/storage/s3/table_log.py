@@ -29,7 +29,7 @@ from threading import Lock, RLock
 from typing import Any
 
 from med_assets.errors import ConfigurationError, DiskFull, RemoteFailed
-from med_assets.storage.files import canonical_json, replacing
+from med_assets.storage.files import canonical_json, write_bytes
 from med_assets.storage.locks import demand_locks
 from med_assets.storage.s3 import bucket, conditional
 from med_assets.storage.s3.bucket import Location
@@ -73,6 +73,9 @@ LEFT_S = 3600.0
 """Age of files of the queue that nobody waits for any more."""
 
 LAST = "last.json"
+
+OTHERS = "others"
+"""Field of a commit as the machine keeps it: how many requests came while it was written, and wait for the next one."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,8 @@ class TableLog:
     def __init__(self, client: Any, location: Location, folder: Path) -> None:
         self.client, self.location, self.folder = client, location, folder
         self.log = Log(client, Location(location.bucket, location.key("log")))
+        # As text: these are put together several times for each commit, and paths cost more than what is done with the files.
+        self._waiting_folder, self._log_folder = f"{folder}/waiting", f"{folder}/log"
         self._state: State | None = None
         self._looked_at = self._refreshed_at = float("-inf")
         self._gap_sought_at = float("-inf")
@@ -245,13 +250,13 @@ class TableLog:
 
     def _keep(self) -> None:
         """Keep the state on this machine; where it can't be written it is read from the bucket again."""
-        with suppress(OSError, DiskFull), replacing(self.folder / "state.json.gz", durable=False) as temporary:
-            temporary.write_bytes(self._known.content())
+        with suppress(OSError, DiskFull):
+            write_bytes(self.folder / "state.json.gz", self._known.content())
         self._kept_at = self._known.number
         for path in (self.folder / "log").glob("*.json"):
             if path.stem.isdecimal() and int(path.stem) < self._kept_at - TOKENS:
                 path.unlink(missing_ok=True)
-        for path in (*self._waiting_files.glob("*.new"), *(self.folder / "conflicts").glob("*.json")):
+        for path in (*(self.folder / "waiting").glob("*.new"), *(self.folder / "conflicts").glob("*.json")):
             with suppress(FileNotFoundError):  # of processes that were killed
                 if time.time() - path.stat().st_mtime > LEFT_S:
                     path.unlink()
@@ -294,17 +299,18 @@ class TableLog:
         """
         self._require()
         with self._lock:
-            after, others = self.state().number, max(self._recent, default=1)
+            after = self.state().number
             self._waiting += 1
         request = Request(secrets.token_hex(8), after, tuple(changes))
-        began, due = time.monotonic(), None
+        began, outcome, due = time.monotonic(), None, None
         try:
-            with self._queued(request):
-                self._let_come(others)
+            with self._queued(request) as waiting:
+                outcome, due = self._led(request, waiting)
+            if outcome is None:  # Whoever committed it has removed the file; while its outcome is looked up the next one can lead.
+                outcome = self._done(request.token)
+            if outcome is None:  # the folder was deleted meanwhile
                 with self._alone():
-                    outcome = self._done(request.token)
-                    if outcome is None:
-                        outcome, due = self._lead(request)
+                    outcome, due = self._lead(request)
         finally:
             with self._lock:
                 self._waiting -= 1
@@ -354,44 +360,44 @@ class TableLog:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        with (self.folder / "commit.lock").open("a") as lock:
+        with open(f"{self.folder}/commit.lock", "ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     @contextmanager
-    def _queued(self, request: Request) -> Iterator[Path]:
-        """Let others commit a request; its file is locked as long as somebody waits for it."""
-        path = self._waiting_files / f"{request.token}.json"
-        self._waiting_files.mkdir(parents=True, exist_ok=True)
+    def _queued(self, request: Request) -> Iterator[str]:
+        """Let others commit a request; its file, whose path is yielded, is locked as long as somebody waits for it."""
+        path = self._waiting_file(request.token)
+        os.makedirs(self._waiting_folder, exist_ok=True)
         plain = {"after": request.after, "changes": [change.plain() for change in request.changes]}
-        new = path.with_suffix(".new")
-        with new.open("w") as stream:
+        new = f"{path}.new"
+        with open(new, "wb") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
             try:
-                stream.write(canonical_json(plain))
+                stream.write(canonical_json(plain).encode())
                 stream.flush()
-                new.rename(path)
+                os.rename(new, path)
+                new = path
                 yield path
             finally:
-                new.unlink(missing_ok=True)
-                path.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):  # of whoever committed it
+                    os.unlink(new)
 
     def _waiting_requests(self, own: Request) -> list[Request]:
         """Own and other requests of this machine that can be one commit: none of two changes the same partition."""
         found, taken = [own], {(change.table, change.partition) for change in own.changes}
         held = own.held
-        for name in self._waiting_names():
-            path, token = self._waiting_files / name, name.removesuffix(".json")
+        for token in self._waiting_tokens():
             if token == own.token:
                 continue
             try:
-                with path.open() as stream:
+                with open(self._waiting_file(token), "rb") as stream:
                     if not _locked(stream.fileno()):  # of a process that was killed
-                        path.unlink(missing_ok=True)
+                        os.unlink(self._waiting_file(token))
                         continue
                     if time.time() - os.fstat(stream.fileno()).st_mtime > WAITED_S:
                         continue
-                    plain = json.load(stream)
+                    plain = json.loads(stream.read())
             except (FileNotFoundError, ValueError):
                 continue
             request = Request(token, plain["after"], tuple(Planned.of(each) for each in plain["changes"]))
@@ -403,62 +409,73 @@ class TableLog:
                 held += request.held
         return found
 
-    @property
-    def _waiting_files(self) -> Path:
-        return self.folder / "waiting"
+    def _waiting_file(self, token: str) -> str:
+        return f"{self._waiting_folder}/{token}.json"
 
-    def _waiting_names(self) -> list[str]:
+    def _waiting_tokens(self) -> list[str]:
         try:
-            return sorted(name for name in os.listdir(self._waiting_files) if name.endswith(".json"))
+            names = os.listdir(self._waiting_folder)
         except FileNotFoundError:  # the folder may be deleted at any time
             return []
+        return sorted(name.removesuffix(".json") for name in names if name.endswith(".json"))
 
-    def _let_come(self, n: int) -> None:
-        """Give other writers of this machine a moment, until so many wait."""
-        until = time.monotonic() + GATHER_S
-        while len(self._waiting_names()) < n and time.monotonic() < until:
+    def _led(self, own: Request, waiting: str) -> tuple[Outcome | None, State | None]:
+        """Commit for all that wait, when as many do as did lately or after a moment; None when another did so, which removes the file."""
+        until = float("inf")
+        while True:
+            with self._alone():
+                if not os.path.exists(waiting):
+                    return None, None
+                until = min(until, time.monotonic() + GATHER_S)
+                with self._lock:
+                    self._follow_here()
+                    n = max(self._recent, default=1)
+                if time.monotonic() >= until or len(self._waiting_tokens()) >= n:
+                    return self._lead(own)
+            # Without the lock, so that those whose requests were just committed get by, and come with the next ones.
             time.sleep(GATHER_S / 8)
 
     def _lead(self, own: Request) -> tuple[Outcome, State | None]:
         """Commit own request and others that wait; the state when it is time for a checkpoint. The caller has the lock of the folder."""
+        requests, outcomes = self._waiting_requests(own), dict[str, Outcome]()
         with self._lock:
             self._follow_here()
-            requests = self._waiting_requests(own)
             if self._known.number < max(request.after for request in requests):
                 self._follow()  # what one of them saw of another machine
-            outcomes: dict[str, Outcome] = {}
-            writer, began = secrets.token_hex(8), time.time()
-            for attempt in count():
-                for request in requests:
-                    if request.token in self._tokens:
-                        outcomes[request.token] = Outcome(self._tokens[request.token])
-                left = [request for request in requests if request.token not in outcomes]
-                for request in left:
-                    stray = next((change for change in request.changes if not change.fits(self._known)), None)
-                    if stray is not None:
-                        outcomes[request.token] = Outcome(conflict=(stray.table, stray.partition))
-                left = [request for request in left if request.token not in outcomes]
-                if not left:
-                    break
-                demand_locks()
-                asked = time.monotonic()
-                if self._append(left, writer):
-                    break
-                if time.time() - began > WAITED_S:
-                    requests = [own]
-                # The more machines write at once, the longer: each of them has its turn.
-                time.sleep(random.random() * (time.monotonic() - asked) * 2 ** min(attempt, LONGEST_TURNS))
+        writer, began, committed = secrets.token_hex(8), time.time(), None
+        for attempt in count():
+            with self._lock:
+                state = self._known
+                outcomes |= {
+                    request.token: Outcome(self._tokens[request.token])
+                    for request in requests
+                    if request.token in self._tokens
+                }
+            left = [request for request in requests if request.token not in outcomes]
+            for request in left:
+                stray = next((change for change in request.changes if not change.fits(state)), None)
+                if stray is not None:
+                    outcomes[request.token] = Outcome(conflict=(stray.table, stray.partition))
+            left = [request for request in left if request.token not in outcomes]
+            if not left:
+                break
+            demand_locks()
+            asked = time.monotonic()
+            if (committed := self._append(state, left, writer)) is not None:
+                outcomes |= {request.token: Outcome(committed.number) for request in left}
+                break
+            if time.time() - began > WAITED_S:
+                requests = [own]
+            # The more machines write at once, the longer: each of them has its turn.
+            time.sleep(random.random() * (time.monotonic() - asked) * 2 ** min(attempt, LONGEST_TURNS))
+            with self._lock:
                 self._follow()
-            outcomes |= {request.token: Outcome(self._known.number) for request in left}
-            due = self._known if left and self._known.checkpoint_due else None
         for token, outcome in outcomes.items():
-            if token != own.token:
-                self._tell(token, outcome.conflict)
-        return outcomes[own.token], due
+            self._tell(token, None if token == own.token else outcome.conflict)
+        return outcomes[own.token], committed if committed and committed.checkpoint_due else None
 
-    def _append(self, requests: Sequence[Request], writer: str) -> bool:
-        """Try the next number; what another machine has committed there is applied."""
-        state = self._known
+    def _append(self, state: State, requests: Sequence[Request], writer: str) -> State | None:
+        """Try the next number; the state after it, None where another machine was first. Meanwhile the other threads read, and wait in turn."""
         changes = [
             (change.table, change.partition, change.part, change.held)
             for request in requests
@@ -473,36 +490,42 @@ class TableLog:
             if found is None:
                 raise
             entry, ours = found, found.writer == writer  # of all tries one may have got there
-        self._apply([entry])
-        if ours:
-            self._recent.append(len(requests))
-        with suppress(OSError, DiskFull), replacing(self._here(entry.number), durable=False) as temporary:
-            temporary.write_text(canonical_json(dict(without_bytes(entry).content)))
-        return ours
+        more = len(set(self._waiting_tokens()) - {request.token for request in requests})
+        with self._lock:
+            if self._known.number == state.number:  # else another thread has read it already
+                self._apply([entry])
+            after = self._known if self._known.number == entry.number else state.after([entry])
+            if ours:
+                self._recent.append(len(requests) + more)
+        with suppress(OSError, DiskFull):
+            here = {**without_bytes(entry).content, OTHERS: more}
+            write_bytes(Path(self._here(entry.number)), canonical_json(here).encode())
+        return after if ours else None
 
-    def _here(self, number: int) -> Path:
-        return self.folder / "log" / Log.name(number)
+    def _here(self, number: int) -> str:
+        return f"{self._log_folder}/{Log.name(number)}"
 
     def _follow_here(self) -> None:
         """Apply what other processes of this machine committed."""
         with suppress(FileNotFoundError, ValueError):
             while True:
                 number = self._known.number + 1
-                entry = Entry(number, json.loads(self._here(number).read_bytes()))
+                with open(self._here(number), "rb") as stream:
+                    entry = Entry(number, json.loads(stream.read()))
                 if not follows(entry, self._known):  # of a bucket that was emptied since
                     return
                 self._apply([entry])
-                self._recent.append(len(entry.content["requests"]))
+                self._recent.append(len(entry.content["requests"]) + entry.content.get(OTHERS, 0))
 
     def _tell(self, token: str, conflict: tuple[str, str] | None) -> None:
         """Let who waits for a request know; of one that was committed the log of this machine says so."""
         if conflict is not None:
-            with replacing(self._conflict_file(token), durable=False) as temporary:
-                temporary.write_text(json.dumps(conflict))
-        (self._waiting_files / f"{token}.json").unlink(missing_ok=True)
+            write_bytes(self._conflict_file(token), json.dumps(conflict).encode())
+        with suppress(FileNotFoundError):
+            os.unlink(self._waiting_file(token))
 
     def _done(self, token: str) -> Outcome | None:
-        """What another process made of a request; None where it did nothing. The caller has the lock of the folder."""
+        """What another process or thread made of a request; None where it did nothing."""
         with self._lock:
             self._follow_here()
             if token in self._tokens:
