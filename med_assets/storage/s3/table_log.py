@@ -306,7 +306,9 @@ class TableLog:
         try:
             with self._queued(request) as waiting:
                 outcome, due = self._led(request, waiting)
-            if outcome is None:  # Whoever committed it has removed the file; while its outcome is looked up the next one can lead.
+            if (
+                outcome is None
+            ):  # Whoever committed it has removed the file; while its outcome is looked up the next one can lead.
                 outcome = self._done(request.token)
             if outcome is None:  # the folder was deleted meanwhile
                 with self._alone():

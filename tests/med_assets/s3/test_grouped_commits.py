@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pyarrow as pa
@@ -95,6 +96,34 @@ def test_all_that_wait_on_a_machine_are_one_request_and_each_has_its_outcome(
     assert faults.done["GET object"] <= 3  # looks at what others wrote
     assert keys(good, name, "data/") == []
     assert texts(machine("two")) == [*(f"row {number}" for number in range(8)), "second"]
+
+
+def test_threads_read_and_wait_together_while_one_of_them_commits(machine: Machine) -> None:
+    lake = machine()
+    write(lake, "p", "before")
+    asked, answered = Event(), Event()
+
+    def hold(**_: Any) -> None:
+        asked.set()
+        answered.wait(60)
+
+    events = lake._log.client.meta.events
+    events.register("before-send.s3.PutObject", hold)
+    try:
+        with ThreadPoolExecutor(5) as threads:
+            tasks = [threads.submit(write, lake, "p", "after")]
+            assert asked.wait(60)
+            tasks += [threads.submit(write, lake, f"q/{number}", f"row {number}") for number in range(4)]
+            until_they_wait(lake, 5)
+            assert texts(lake) == ["before"]
+            answered.set()
+            for task in tasks:
+                task.result()
+    finally:
+        answered.set()
+        events.unregister("before-send.s3.PutObject", hold)
+    assert lake.number == 3
+    assert texts(lake) == texts(machine("two")) == ["after", *(f"row {number}" for number in range(4))]
 
 
 def test_of_those_that_wait_one_that_is_not_as_expected_conflicts_and_the_others_are_committed(

@@ -133,3 +133,22 @@ def test_what_works_in_one_environment_shares_a_client_and_a_forked_process_has_
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
     assert machine("three").client is not one.client
+
+
+def test_a_small_body_is_sent_at_once_and_a_large_one_when_the_server_has_seen_the_headers(
+    good: Any, name: str
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def look(request: Any, **_: Any) -> None:
+        if request.method == "PUT":
+            seen[request.url.rsplit("/", 1)[-1]] = request.headers.get("Expect")
+
+    good.meta.events.register("before-send.s3", look)
+    try:
+        for key, size in (("small", 10), ("large", bucket.SMALL_BYTES + 1)):
+            good.put_object(Bucket=name, Key=key, Body=bytes(size))
+            assert good.head_object(Bucket=name, Key=key)["ContentLength"] == size
+    finally:
+        good.meta.events.unregister("before-send.s3", look)
+    assert seen == {"small": None, "large": b"100-continue"}
