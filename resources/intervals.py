@@ -9,6 +9,9 @@ import runpy
 import sys
 from types import ModuleType
 
+from dagster._daemon import controller
+from dagster._grpc import server_watcher
+
 WEBSERVER, DAEMON = "dagster_webserver", "dagster._daemon"
 """Modules of the processes that this is for."""
 
@@ -28,12 +31,8 @@ def _lengthen(module: ModuleType, name: str, seconds: float) -> float:
 
 def lengthen(process: str) -> None:
     """Lengthen the intervals of a process whose module this is."""
-    from dagster._grpc import server_watcher
-
     _lengthen(server_watcher, "WATCH_INTERVAL", ASK_S)
     if process == DAEMON:
-        from dagster._daemon import controller
-
         more_s = _lengthen(controller, "RELOAD_WORKSPACE_INTERVAL", RELOAD_S)
         # How old definitions may be that can't be read again: as much older.
         tolerance_s = controller.DEFAULT_WORKSPACE_FRESHNESS_TOLERANCE + more_s
