@@ -3,9 +3,10 @@
 import atexit
 import gc
 import os
+import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -186,6 +187,31 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     for name, value in settings_of(tmp_path / "home").items():
         monkeypatch.setenv(name, value)
     return Workspace.from_env()
+
+
+MadeOnce = Callable[[Callable[[Workspace], object]], Workspace]
+"""What fills a workspace as a function does."""
+
+_made: dict[Callable[[Workspace], object], Path] = {}
+"""Homes that were made once in this process, by the function that made them."""
+
+
+@pytest.fixture
+def made_once(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """Fill the workspace as a function does, which runs once in a process of tests: each test has its own copy of the home."""
+
+    def fill(make: Callable[[Workspace], object]) -> Workspace:
+        if make not in _made:
+            home = tmp_path_factory.mktemp("made-once") / "home"
+            with pytest.MonkeyPatch.context() as there:
+                for name, value in settings_of(home).items():
+                    there.setenv(name, value)
+                make(Workspace.from_env())
+            _made[make] = home
+        shutil.copytree(_made[make], workspace.home, dirs_exist_ok=True)
+        return workspace
+
+    return fill
 
 
 @pytest.fixture(scope="session")

@@ -13,17 +13,21 @@ from med_assets.promotion.champions import current
 from med_assets.promotion.gate import decisions
 from med_assets.settings import Workspace
 from med_assets.storage.conf import conf_folder
+from tests.conftest import MadeOnce
 from tests.med_assets.stages.builders import P
 from tests.med_assets.stages.models import TRAIN, VAL, cases, configure, constant, model
 
 
-@pytest.fixture
-def ws(workspace: Workspace) -> Workspace:
+def make_evaluated(ws: Workspace) -> None:
     """Cases, the baseline of 5 Gy and a better experiment, not promoted yet."""
-    cases(workspace, {"train": TRAIN, "val": VAL})
-    model(workspace, "mean_dose", constant(5.0, step=0.02))
-    model(workspace, "baseline", constant(4.0))
-    return workspace
+    cases(ws, {"train": TRAIN, "val": VAL})
+    model(ws, "mean_dose", constant(5.0, step=0.02))
+    model(ws, "baseline", constant(4.0))
+
+
+@pytest.fixture
+def ws(made_once: MadeOnce) -> Workspace:
+    return made_once(make_evaluated)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from med_assets.metrics.multiple import holm
 from med_assets.monitoring.checks import drift
 from med_assets.monitoring.drift import POOLED, drift_rows, drifted_facts, ks, shares
 from med_assets.settings import Workspace
+from tests.conftest import MadeOnce
 from tests.med_assets.stages.builders import P
 from tests.med_assets.stages.models import VAL, cases, configure, constant, facts, model, score
 
@@ -30,15 +31,18 @@ def measured(names: list[str], seed: int, spacing: float = 3.0, in_plan: float =
     }
 
 
-@pytest.fixture
-def ws(workspace: Workspace) -> Workspace:
+def make_trained(ws: Workspace) -> None:
     """A champion trained on forty cases."""
-    cases(workspace, {"train": TRAIN, "val": VAL})
-    facts(workspace, measured([*TRAIN, *VAL], 1))
-    model(workspace, "mean_dose", constant(5.0), train=TRAIN)
-    model(workspace, "baseline", constant(4.0), train=TRAIN)
-    stages.champion(workspace, P)
-    return workspace
+    cases(ws, {"train": TRAIN, "val": VAL})
+    facts(ws, measured([*TRAIN, *VAL], 1))
+    model(ws, "mean_dose", constant(5.0), train=TRAIN)
+    model(ws, "baseline", constant(4.0), train=TRAIN)
+    stages.champion(ws, P)
+
+
+@pytest.fixture
+def ws(made_once: MadeOnce) -> Workspace:
+    return made_once(make_trained)
 
 
 def arrive(ws: Workspace, batch: str, n: int, seed: int, **changed: float) -> dict[str, dict[str, object]]:

@@ -10,18 +10,22 @@ from med_assets.errors import ScoringFailed
 from med_assets.monitoring.checks import in_control
 from med_assets.monitoring.stage import headline, trend, waiting
 from med_assets.settings import Workspace
+from tests.conftest import MadeOnce
 from tests.med_assets.stages.builders import P
 from tests.med_assets.stages.models import GUARDED, PRIMARY, TRAIN, VAL, cases, configure, constant, model, score
 
 
-@pytest.fixture
-def ws(workspace: Workspace) -> Workspace:
+def make_monitored(ws: Workspace) -> None:
     """A champion, scored on its own batch, which it was trained on but for one test case."""
-    cases(workspace, {"train": TRAIN, "val": VAL, "test": ["x0"]})
-    model(workspace, "mean_dose", constant(5.0, [*VAL, "x0"]))
-    crown(workspace, "baseline", 4.0)
-    stages.monitor(workspace, P)
-    return workspace
+    cases(ws, {"train": TRAIN, "val": VAL, "test": ["x0"]})
+    model(ws, "mean_dose", constant(5.0, [*VAL, "x0"]))
+    crown(ws, "baseline", 4.0)
+    stages.monitor(ws, P)
+
+
+@pytest.fixture
+def ws(made_once: MadeOnce) -> Workspace:
+    return made_once(make_monitored)
 
 
 def crown(ws: Workspace, experiment: str, value: float) -> str:

@@ -18,18 +18,21 @@ from med_assets.promotion.checks import challenger_accepted, champion_regression
 from med_assets.promotion.gate import decisions
 from med_assets.records import Checkpoint, Verdict
 from med_assets.settings import Workspace
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, MadeOnce
 from tests.docs_blocks import blocks
 from tests.med_assets.stages.builders import P
 from tests.med_assets.stages.models import TRAIN, VAL, cases, configure, constant, model, score
 
 
-@pytest.fixture
-def ws(workspace: Workspace) -> Workspace:
+def make_baseline(ws: Workspace) -> None:
     """Cases, and the baseline of 5 Gy."""
-    cases(workspace, {"train": TRAIN, "val": VAL})
-    model(workspace, "mean_dose", constant(5.0, step=0.02))
-    return workspace
+    cases(ws, {"train": TRAIN, "val": VAL})
+    model(ws, "mean_dose", constant(5.0, step=0.02))
+
+
+@pytest.fixture
+def ws(made_once: MadeOnce) -> Workspace:
+    return made_once(make_baseline)
 
 
 def decided(ws: Workspace, named: str | None = None) -> dict[str, Verdict]:

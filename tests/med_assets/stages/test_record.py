@@ -22,6 +22,7 @@ from med_assets.reporting.run_status import STALE, run_statuses
 from med_assets.requested_records import SweepScore
 from med_assets.settings import Workspace
 from med_assets.storage.files import digest
+from tests.conftest import MadeOnce
 from tests.med_assets.stages.builders import P
 from tests.med_assets.stages.models import GUARDED, PRIMARY, SUBJECTS, TRAIN, VAL, cases, configure, constant, model
 
@@ -32,14 +33,17 @@ def kernel_ends() -> Iterator[None]:
     stop_kernel()
 
 
-@pytest.fixture
-def ws(workspace: Workspace) -> Workspace:
+def make_decided(ws: Workspace) -> None:
     """A baseline of 5 Gy, one experiment that is better and one that is worse, evaluated; the gate was asked."""
-    cases(workspace, {"train": TRAIN, "val": VAL})
-    model(workspace, "mean_dose", constant(5.0, step=0.02))
-    model(workspace, "baseline", constant(5.5), history=(4.0, 3.0, 3.5), trained_at="2026-01-02T03:04:05+00:00")
-    stages.champion(workspace, P)
-    return workspace
+    cases(ws, {"train": TRAIN, "val": VAL})
+    model(ws, "mean_dose", constant(5.0, step=0.02))
+    model(ws, "baseline", constant(5.5), history=(4.0, 3.0, 3.5), trained_at="2026-01-02T03:04:05+00:00")
+    stages.champion(ws, P)
+
+
+@pytest.fixture
+def ws(made_once: MadeOnce) -> Workspace:
+    return made_once(make_decided)
 
 
 def rows(ws: Workspace) -> dict[str, list[dict[str, Any]]]:

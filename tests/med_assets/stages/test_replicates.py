@@ -10,15 +10,20 @@ from med_assets.evaluation.replicates import replicates, spread
 from med_assets.evaluation.scoring import scores_of
 from med_assets.launch import runs
 from med_assets.settings import Workspace
+from tests.conftest import MadeOnce
 from tests.med_assets.stages.builders import P
 from tests.med_assets.stages.models import TRAIN, VAL, aggregates, cases, constant, model
 
 
+def make_baseline(ws: Workspace) -> None:
+    """Cases, and the baseline of 5 Gy."""
+    cases(ws, {"train": TRAIN, "val": VAL})
+    model(ws, "mean_dose", constant(5.0, step=0.02))
+
+
 @pytest.fixture
-def ws(workspace: Workspace) -> Workspace:
-    cases(workspace, {"train": TRAIN, "val": VAL})
-    model(workspace, "mean_dose", constant(5.0, step=0.02))
-    return workspace
+def ws(made_once: MadeOnce) -> Workspace:
+    return made_once(make_baseline)
 
 
 def test_a_champion_whose_experiment_was_trained_again_keeps_its_row(ws: Workspace) -> None:

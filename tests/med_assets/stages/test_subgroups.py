@@ -19,6 +19,7 @@ from med_assets.promotion.checks import challenger_accepted
 from med_assets.promotion.gate import decisions
 from med_assets.records import CaseScore, SubgroupScore, Verdict
 from med_assets.settings import Workspace
+from tests.conftest import MadeOnce
 from tests.med_assets.stages.builders import P
 from tests.med_assets.stages.models import GUARDED, PRIMARY, TRAIN, VAL, cases, configure, constant, facts, model
 
@@ -33,12 +34,17 @@ def volumes(n_small: int = FEW) -> dict[str, dict[str, Any]]:
     return {name: {"target_ml": 50.0 if name in small else 200.0} for name in (*TRAIN, *VAL)}
 
 
+def make_volumes(ws: Workspace) -> None:
+    """Cases with small and large targets, and the baseline of 5 Gy."""
+    cases(ws, {"train": TRAIN, "val": VAL})
+    facts(ws, volumes())
+    model(ws, "mean_dose", constant(5.0, step=0.02))
+
+
 @pytest.fixture
-def ws(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+def ws(made_once: MadeOnce, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """A baseline of 5 Gy on cases with small and large targets, which are declared subgroups and guarded by 0.5 Gy."""
-    cases(workspace, {"train": TRAIN, "val": VAL})
-    facts(workspace, volumes())
-    model(workspace, "mean_dose", constant(5.0, step=0.02))
+    workspace = made_once(make_volumes)
     configure(
         tmp_path,
         monkeypatch,

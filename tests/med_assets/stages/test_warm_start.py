@@ -9,18 +9,23 @@ from med_assets.errors import CheckpointMismatch, ConfigurationError
 from med_assets.launch import training
 from med_assets.settings import Workspace
 from med_assets.storage.files import read_json, write_json
+from tests.conftest import MadeOnce
 from tests.med_assets.stages.builders import P
 from tests.med_assets.stages.models import TRAIN, VAL, cases, constant, model
 
 
-@pytest.fixture
-def ws(workspace: Workspace) -> Workspace:
-    cases(workspace, {"train": TRAIN, "val": VAL})
-    for row in workspace.lake.rows("dataset", P):
-        with workspace.store.create(row["artifact"]) as folder:
+def make_baseline(ws: Workspace) -> None:
+    """Cases, and the baseline of 5 Gy."""
+    cases(ws, {"train": TRAIN, "val": VAL})
+    for row in ws.lake.rows("dataset", P):
+        with ws.store.create(row["artifact"]) as folder:
             (folder / "ct.npy").write_bytes(b"not read by this test")
-    model(workspace, "mean_dose", constant(5.0))
-    return workspace
+    model(ws, "mean_dose", constant(5.0))
+
+
+@pytest.fixture
+def ws(made_once: MadeOnce) -> Workspace:
+    return made_once(make_baseline)
 
 
 def train(ws: Workspace, *overrides: str) -> tuple[str, bytes | None]:
