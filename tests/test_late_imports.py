@@ -30,3 +30,14 @@ def test_only_what_is_heavy_is_imported_late() -> None:
 
 def test_the_heavy_libraries_are_none_of_pythons_own() -> None:
     assert not HEAVY & set(sys.stdlib_module_names)
+
+
+def test_reading_files_of_the_landing_zone_loads_no_library_that_only_preparation_uses() -> None:
+    reading = (
+        "med_assets.intake.reader", "med_assets.deidentification.residual", "med_assets.dicom.discover", "med_assets.dicom.write",
+        "med_assets.dicom.geometry", "med_assets.dicom.references", "med_assets.dicom.rtstruct", "med_assets.dicom.rtdose",
+        "med_assets.dicom.seg", "med_assets.programs.lung_ct", "med_assets.programs.rt_dose",
+    )  # fmt: skip
+    assert {name: sorted(loaded_by(name) & {"scipy", "torch", "monai", "pandas", "skimage"}) for name in reading} == {
+        name: [] for name in reading
+    }

@@ -4,6 +4,7 @@ from functools import lru_cache
 
 from pydicom.dataset import Dataset
 
+from med_assets.deidentification.profile import CLEAN_PIXELS, METHODS
 from med_assets.dicom.objects import code_item
 
 CODE_ELEMENTS = frozenset({"CodeValue", "CodingSchemeDesignator", "CodeMeaning"})
@@ -11,6 +12,15 @@ CODE_ELEMENTS = frozenset({"CodeValue", "CodingSchemeDesignator", "CodeMeaning"}
 
 MEANING_CHARS = 64
 """Longest CodeMeaning, since its VR is LO."""
+
+
+_METHODS = {("DCM", value): meaning for value, meaning in (*METHODS, CLEAN_PIXELS)}
+"""What each de-identified object has. Most images have no other code, and are read without the dictionaries, which take 0.1 s to load."""
+
+
+def standard_meaning(scheme: str, value: str) -> str | None:
+    """The dictionary's meaning of a code; None for private and unknown codes."""
+    return _METHODS.get((scheme, value)) or standard_codes().get((scheme, value))
 
 
 @lru_cache(maxsize=1)
@@ -29,5 +39,5 @@ def standard_codes() -> dict[tuple[str, str], str]:
 def standard_code(item: Dataset) -> Dataset | None:
     """The code with the dictionary's meaning; None for private and unknown codes, whose text could say anything."""
     value, scheme = (str(item.get(keyword, "")).strip() for keyword in ("CodeValue", "CodingSchemeDesignator"))
-    meaning = standard_codes().get((scheme, value))
+    meaning = standard_meaning(scheme, value)
     return code_item(value, scheme, meaning) if meaning is not None else None

@@ -29,6 +29,7 @@ from med_assets.deidentification.clinical_words import clinical, words
 from med_assets.deidentification.codes import standard_code
 from med_assets.deidentification.object_policy import refuse_unsafe
 from med_assets.deidentification.profile import (
+    CLEAN_PIXELS,
     ENUMERATED,
     KNOWN_VALUES,
     REMOVED,
@@ -79,9 +80,6 @@ IMPLEMENTATION_UID = "2.25.143202918847170297421270129330160311973"
 
 IMPLEMENTATION_VERSION = "MED_ASSETS_1"
 """Written as ImplementationVersionName."""
-
-CLEAN_PIXELS = ("113101", "Clean Pixel Data Option")
-"""The same of an image in which text was found and blanked, or all outside of the regions of tissue of ultrasound was."""
 
 
 @part_of("deidentification.profile.profile")
@@ -235,7 +233,7 @@ class Deidentifier:
         if not numbers:
             return
         around = self._identified.surroundings(ds, numbers)
-        asked = [stored for tag, stored in ds.items() if _may_identify(tag)]
+        asked = [stored for tag, stored in dict(ds.items()).items() if tag in _MAY_IDENTIFY]
         have = self._identified.each(ds, asked, around, lambda stored: _has_number(ds, stored.tag, numbers))
         for tag in [stored.tag for stored, has in zip(asked, have, strict=True) if has]:
             _empty_number(ds, tag, numbers)
@@ -280,8 +278,8 @@ class _Walk:
         around = repeated.surroundings(ds, self.pseudonym, self.days, self.syntax)
         kept = [stored for tag, stored in elements if self.keys.profile.actions.get(tag) not in _APART]
         for element in repeated.each(ds, kept, around, partial(self._stored, ds), self._numbered_none):
-            if element is not None and element.tag != _CHARACTER_SET:
-                out[tag_of(element.tag)] = element
+            if element is not None and (tag := tag_of(element.tag)) is not _CHARACTER_SET:
+                out[tag] = element
         return Dataset(out)
 
     def _numbered_none(self) -> bool:
@@ -382,8 +380,8 @@ _REWRITTEN: dict[Action, Callable[[DataElement], str]] = {
 """Elements of which a part stays, if any; else they are removed."""
 
 
-def _may_identify(tag: BaseTag) -> bool:
-    return tag in _SENDER_TAGS or STRICT.actions.get(tag) in (Action.NESTED, Action.DATE)
+_MAY_IDENTIFY = _SENDER_TAGS | {tag for tag, action in STRICT.actions.items() if action in (Action.NESTED, Action.DATE)}
+"""Elements that are, or hold, numbers that senders assign, and dates."""
 
 
 def _has_number(ds: Dataset, tag: BaseTag, numbers: frozenset[str]) -> bool:
@@ -393,7 +391,7 @@ def _has_number(ds: Dataset, tag: BaseTag, numbers: frozenset[str]) -> bool:
             _has_number(item, inner, numbers)
             for item in ds[tag].value or ()
             for inner in list(item.keys())
-            if _may_identify(inner)
+            if inner in _MAY_IDENTIFY
         )
     return not numbers.isdisjoint(str(value) for value in values(ds[tag].value))
 
@@ -404,7 +402,7 @@ def _empty_number(ds: Dataset, tag: BaseTag, numbers: frozenset[str]) -> None:
         return
     for item in ds[tag].value or ():
         for inner in [
-            inner for inner in list(item.keys()) if _may_identify(inner) and _has_number(item, inner, numbers)
+            inner for inner in list(item.keys()) if inner in _MAY_IDENTIFY and _has_number(item, inner, numbers)
         ]:
             _empty_number(item, inner, numbers)
 

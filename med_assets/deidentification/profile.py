@@ -287,6 +287,9 @@ METHODS = (
 )
 """DeidentificationMethodCodeSequence, context group 7050 of PS3.16."""
 
+CLEAN_PIXELS = ("113101", "Clean Pixel Data Option")
+"""The same of an image in which text was found and blanked, or all outside of the regions of tissue of ultrasound was."""
+
 FIXED_VALUES = {
     "StructureSetLabel": "STRUCTURES",
     "RTPlanLabel": "PLAN",

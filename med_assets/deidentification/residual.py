@@ -20,7 +20,7 @@ from pydicom.tag import BaseTag
 from pydicom.uid import RLELossless
 
 from med_assets.deidentification.clinical_words import clinical, words
-from med_assets.deidentification.codes import CODE_ELEMENTS, standard_codes
+from med_assets.deidentification.codes import CODE_ELEMENTS, standard_meaning
 from med_assets.deidentification.deidentify import IDENTIFIERS, IMPLEMENTATION_VERSION, MIN_NUMBER_DIGITS
 from med_assets.deidentification.known_bytes import KnownBytes
 from med_assets.deidentification.profile import (
@@ -193,7 +193,8 @@ class _Scan:
     def object(self, ds: Dataset) -> Iterator[Finding]:
         if isinstance(ds, FileDataset) and any(ds.preamble or b""):
             yield Finding("file", "the preamble is not empty")
-        meta = getattr(ds, "file_meta", Dataset())
+        meta = getattr(ds, "file_meta", None)
+        meta = Dataset() if meta is None else meta
         around = self._repeated.surroundings(meta, "file meta")
         for found in self._repeated.each(
             meta, [stored for _, stored in in_order(meta)], around, partial(self._meta, meta)
@@ -292,7 +293,7 @@ class _Scan:
         return False
 
     def _code(self, item: Dataset, path: str) -> Iterator[Finding]:
-        meaning = standard_codes().get((str(item.get("CodingSchemeDesignator")), str(item.get("CodeValue"))))
+        meaning = standard_meaning(str(item.get("CodingSchemeDesignator")), str(item.get("CodeValue")))
         if meaning is None or item.get("CodeMeaning") != meaning:
             yield Finding(path, "a code, or its text, that is not in the standard's dictionaries")
             yield from self._known_in(item, path)

@@ -46,10 +46,11 @@ class Tally:
     def add(self, before: Dataset, after: Dataset) -> None:
         """Count the elements of an object as it was received and as it is stored."""
         received, kept = dict(before.items()), dict(after.items())
-        for tag, stored in received.items():
-            self.n[int(tag), _outcome(stored, self.profile.actions.get(tag), kept.get(tag))] += 1
-        for tag in kept.keys() - received.keys():
-            self.n[int(tag), _ADDED] += 1
+        actions = self.profile.actions
+        self.n.update(
+            [(int(tag), _outcome(stored, actions.get(tag), kept.get(tag))) for tag, stored in received.items()]
+        )
+        self.n.update([(int(tag), _ADDED) for tag in kept.keys() - received.keys()])
 
     def counts(self) -> dict[str, dict[str, dict[str, int]]]:
         """The counts, sorted."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 import struct
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -69,7 +69,7 @@ class _Level:
     explicit: bool
 
 
-def measure(data: Sequence[int] | bytes) -> Extent:
+def measure(data: bytes | mmap.mmap) -> Extent:
     """Return the extent of the DICOM file `data` (bytes or a memory map).
 
     Raises `CaseRejected`: "malformed_element" (sequences nested deeper than `MAX_DEPTH`, a dataset that inflates to more
@@ -92,7 +92,7 @@ def measure(data: Sequence[int] | bytes) -> Extent:
     return Extent(end, len(data) - end, regular=walk.regular, places=tuple(walk.places) if walk.regular else ())
 
 
-def _meta(data: Sequence[int] | bytes) -> tuple[int, str]:
+def _meta(data: bytes | mmap.mmap) -> tuple[int, str]:
     """Return where the dataset starts and the transfer syntax, empty where the file names none."""
     position, syntax = (132 if bytes(data[128:132]) == b"DICM" else 0), ""
     while bytes(data[position : position + 2]) == b"\x02\x00" and position + 8 <= len(data):
@@ -130,8 +130,9 @@ def _inflate(content: bytes) -> bytes:
 class _Walk:
     """A walk over the elements of a dataset. Where it can't go on, pydicom reads what there is and says what is wrong."""
 
-    def __init__(self, data: Sequence[int] | bytes, start: int, order: str) -> None:
-        self.data, self.position, self.order = data, start, order
+    def __init__(self, data: bytes | mmap.mmap, start: int, order: str) -> None:
+        self.data, self.position = data, start
+        self._head, self._short, self._long = (struct.Struct(order + form).unpack_from for form in ("HHI", "H", "I"))
         explicit = bytes(data[start + 4 : start + 6]) in SHORT | LONG
         self.levels = [_Level(False, None, explicit)]
         self.last = 0
@@ -168,10 +169,9 @@ class _Walk:
 
     def _words(self) -> tuple[int, int, int]:
         """Tag, length as of an item, and end of this header of 8 bytes; tag -1 where the bytes end."""
-        header = bytes(self.data[self.position : self.position + 8])
-        if len(header) < 8:
+        if self.position + 8 > len(self.data):
             return -1, 0, len(self.data)
-        group, element, length = struct.unpack(self.order + "HHI", header)
+        group, element, length = self._head(self.data, self.position)
         return group << 16 | element, length, self.position + 8
 
     def _item(self, level: _Level) -> bool:
@@ -205,14 +205,13 @@ class _Walk:
             return True
         if tag < 0x20000 or tag >> 16 == 0xFFFE:
             return False
-        code = bytes(self.data[self.position + 4 : self.position + 6]) if level.explicit else b""
+        code = self.data[self.position + 4 : self.position + 6] if level.explicit else b""
         if code in SHORT:
-            length = struct.unpack(self.order + "H", bytes(self.data[self.position + 6 : self.position + 8]))[0]
+            (length,) = self._short(self.data, self.position + 6)
         elif code in LONG:
-            words = bytes(self.data[self.position + 8 : self.position + 12])
-            if len(words) < 4:
+            if self.position + 12 > len(self.data):
                 return False
-            length, after = struct.unpack(self.order + "I", words)[0], self.position + 12
+            (length,), after = self._long(self.data, self.position + 8), self.position + 12
         elif level.explicit:
             return False
         top = len(self.levels) == 1

@@ -33,7 +33,7 @@ from med_assets.dicom.cut import cut
 from med_assets.dicom.elements import quietly, text
 from med_assets.dicom.pixel_data import DEFLATED_FRAMES
 from med_assets.dicom.repeated import Repeated
-from med_assets.dicom.undecoded import is_private, plain, representation_of, tag_of_keyword
+from med_assets.dicom.undecoded import is_private, plain, representation_of, tag_of, tag_of_keyword
 from med_assets.errors import CaseRejected
 
 REFERENCES = ("ReferencedRTPlanSequence", "ReferencedStructureSetSequence", "ReferencedFrameOfReferenceSequence")
@@ -62,7 +62,7 @@ _HEADER_TAGS, _LAST_RESORT_TAGS = (frozenset(map(tag_of_keyword, words)) for wor
 _NUMBERS = frozenset({"DS", "IS", "US", "SS", "UL", "SL", "UV", "SV", "FL", "FD"})
 _WORDS = frozenset(STR_VR) - _NUMBERS
 _PIXEL_DATA = 0x7FE00010
-_PIXELS = frozenset({0x7FE00008, 0x7FE00009, _PIXEL_DATA})
+_PIXELS = (0x7FE00008, 0x7FE00009, _PIXEL_DATA)
 _PIXEL_REPRESENTATIONS = ("OB", "OW", "UN", None)
 """What PixelData may be; None where the file does not say, as in implicit VR."""
 
@@ -209,7 +209,7 @@ def _parse(stream: BinaryIO, data: bytes | mmap.mmap, header_only: bool, shelf: 
     trailing_bytes = 0
     refusal: CaseRejected | None = None
     try:
-        extent = measure(data)  # type: ignore[arg-type]  # a memory map slices to bytes
+        extent = measure(data)
         trailing_bytes = extent.trailing_bytes
         if shelf is not None and extent.regular and (whole := _whole(bytes(data), extent)) is not None:
             shelf.bytes_left -= size
@@ -255,7 +255,8 @@ def _whole(data: bytes, extent: Extent) -> FileDataset | None:
         return None
     if _ends_early(caught) or syntax in ("", DeflatedExplicitVRLittleEndian, DEFLATED_FRAMES):
         return None
-    pixels = next((element for tag, element in dataset.items() if tag in _PIXELS), None)
+    elements = dict(dataset.items())
+    pixels = next((elements[tag] for tag in map(tag_of, _PIXELS) if tag in elements), None)
     if isinstance(pixels, DataElement):
         return None
     if pixels is not None:

@@ -15,7 +15,7 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
 
-from med_assets.dicom.undecoded import anywhere, is_private, is_short, plain, tag_of
+from med_assets.dicom.undecoded import LONGEST_BYTES, PRIVATE, anywhere, is_private, is_short, plain, tag_of
 
 T = TypeVar("T")
 
@@ -56,8 +56,13 @@ class Repeated(Generic[T]):
         """Yield what `of` returns for each of `elements` of `ds`."""
         kept = self._kept
         for stored in elements:
-            if is_kept(stored):
-                made = kept.get((surroundings, anywhere(stored)), _MISSING)
+            # `is_kept` and `anywhere` in place: a slice has 200 of them in all.
+            if (
+                type(stored) is RawDataElement
+                and not stored.tag & PRIVATE
+                and (stored.value is None or len(stored.value) <= LONGEST_BYTES)
+            ):
+                made = kept.get((surroundings, anywhere(stored) if stored.value_tell else stored), _MISSING)
                 if made is not _MISSING:
                     yield made  # type: ignore[misc]  # no longer what is missing
                     continue

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from pydicom.dataset import Dataset
-from scipy import ndimage
 
 from med_assets.dicom.elements import decoded, image_axes, number, numbers, text
 from med_assets.dicom.geometry import Geometry, Volume, placed
@@ -100,6 +99,8 @@ def resample(volume: Volume, geometry: Geometry, order: int = 1, outside: float 
 
     Voxels whose centre lies beyond the outermost centres of `volume` get `outside`. The same grid gives an exact copy.
     """
+    from scipy import ndimage
+
     if volume.geometry.same_grid(geometry):
         return volume.array.copy()
     source = volume.array if order < 2 else ndimage.spline_filter(volume.array.astype(np.float64), order)

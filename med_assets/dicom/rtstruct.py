@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from pydicom.dataset import Dataset
-from scipy import ndimage
 
 from med_assets.dicom.elements import number, numbers, text
 from med_assets.dicom.geometry import Geometry
@@ -366,9 +365,11 @@ def _planes_of_slices(planes: np.ndarray, slices: int, half: float) -> list[list
 
 def _apart(area: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     """The parts of an area that do not touch what is drawn already: another part of the ROI, and no second drawing of the same."""
+    from scipy.ndimage import label
+
     if not drawn.any() or not (area & ~drawn).any():
         return area & ~drawn
-    parts, count = ndimage.label(area)
+    parts, count = label(area)
     touching = set(np.unique(parts[drawn]).tolist())
     return np.isin(parts, [part for part in range(1, count + 1) if part not in touching])
 

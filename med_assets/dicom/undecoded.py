@@ -22,7 +22,9 @@ LONGEST_BYTES = 4096
 
 _TAGS = {number: BaseTag(number) for number in DicomDictionary}
 
-_PRIVATE = 0x00010000
+PRIVATE = 0x00010000
+"""The bit of a tag that makes its group odd."""
+
 _CHARACTER_SET = 0x00080005
 
 _TEXT = re.compile(rb"([!-\[\]-}](?:[ -\[\]-}]*[!-\[\]-}])?)[ \0]*")
@@ -58,7 +60,7 @@ def representation_of(tag: BaseTag) -> str:
 
 def is_private(tag: int) -> bool:
     """Whether a tag is of an odd group."""
-    return bool(tag & _PRIVATE)
+    return bool(tag & PRIVATE)
 
 
 def is_short(stored: object) -> TypeGuard[RawDataElement]:
@@ -68,7 +70,7 @@ def is_short(stored: object) -> TypeGuard[RawDataElement]:
 
 def anywhere(stored: Element) -> Element:
     """The same element whatever its place in its file."""
-    if isinstance(stored, RawDataElement) and stored.value_tell:
+    if type(stored) is RawDataElement and stored.value_tell:
         return stored._replace(value_tell=0)
     return stored
 

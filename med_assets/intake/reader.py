@@ -9,8 +9,10 @@ may have been taken over by one.
 import atexit
 import base64
 import json
+import math
 import os
 import resource
+import select
 import signal
 import socket
 import subprocess
@@ -145,14 +147,19 @@ class _Process:
                 return preloaded.start(command, environment, nothing, nothing, keep=[theirs.fileno()], tied=True)
 
             self.process = _starter().submit(start).result()
-        self.connection = Connection(ours.detach())
+        self.connection, self._answers = Connection(ours.detach()), select.poll()
+        self._answers.register(self.connection.fileno(), select.POLLIN)
+
+    def answers_within(self, limit_s: float | None) -> bool:
+        """Wait for an answer, or the end of the process; whether there was one in time. A slice has several: `Connection.poll` takes ten times as long."""
+        return bool(self._answers.poll(None if limit_s is None else math.ceil(1000 * limit_s)))
 
     def wait_until_ready(self) -> None:
         """Wait until the process has imported what it needs. Raises ReaderFailed."""
         if self.ready:
             return
         try:
-            self.ready = self.connection.poll(START_LIMIT_S) and self.connection.recv_bytes() == b"ready"
+            self.ready = self.answers_within(START_LIMIT_S) and self.connection.recv_bytes() == b"ready"
         except (EOFError, OSError):
             self.ready = False
         if not self.ready:
@@ -363,7 +370,7 @@ class Readers:
         try:
             process = self._send(work, step)
             try:
-                if not process.connection.poll(limit_s):
+                if not process.answers_within(limit_s):
                     raise self._ended(step, TIME_LIMIT)
                 kind, values = json.loads(process.connection.recv_bytes())
             except (EOFError, OSError):
@@ -407,8 +414,8 @@ class Readers:
         process = self._send(task, step)
         part: int | None = None
         for kind, values in self._answers(process, step):
-            if kind == "file":
-                done.files.append(FileOutcome(**{**values, "path": Path(values["path"])}))
+            if kind == "files":
+                done.files += [FileOutcome(Path(path), member, outcome) for path, member, outcome in values]
             elif kind == "header":
                 done.headers.append(values)
             elif kind == "parts":
@@ -433,13 +440,13 @@ class Readers:
         """What the process answers, but for the steps that it announces, within whose time it must. `step` is what it does first."""
         while True:
             try:
-                if not process.connection.poll(step.limit_s):
+                if not process.answers_within(step.limit_s):
                     raise self._ended(step, TIME_LIMIT)
                 kind, values = json.loads(process.connection.recv_bytes())
             except (EOFError, OSError):
                 raise self._ended(step, CRASHED) from None
             if kind == "step":
-                step = Step(**values)
+                step = Step(*values)
             else:
                 yield kind, values
 
@@ -501,11 +508,19 @@ def _serve(connection: Connection) -> None:
     from med_assets.dicom.elements import quietly
     from med_assets.program import get
 
+    outcomes: list[tuple[Path, str, str]] = []
+
     def answer(kind: str, values: Any) -> None:
+        if outcomes:  # all at once: each message wakes who watches
+            connection.send_bytes(json.dumps(["files", outcomes], default=str).encode())
+            outcomes.clear()
         connection.send_bytes(json.dumps([kind, values], default=str).encode())
 
     def report(message: Step | FileOutcome) -> None:
-        answer("step" if isinstance(message, Step) else "file", asdict(message))
+        if isinstance(message, Step):
+            answer("step", (message.key, message.limit_s))
+        else:
+            outcomes.append((message.path, message.member, message.outcome))
 
     def orders(kind: str, parts: Sequence[Part]) -> Iterator[int]:
         answer("parts", {"kind": kind, "parts": [asdict(part) for part in parts]})
@@ -529,6 +544,7 @@ def _serve(connection: Connection) -> None:
         os.environ.clear()
         os.environ.update(environment)
         _limit_memory(memory_gb)
+        outcomes.clear()
         try:
             if callable(task):
                 with quietly():

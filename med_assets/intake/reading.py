@@ -376,10 +376,9 @@ class EntryReader:
     def _read_headers(self, kind: str, paths: Iterable[Path]) -> list[Header]:
         from med_assets.dicom.discover import scan_file
 
-        return [
-            None if kind == FILES and self._is_archive(path) else scan_file(path, self._before_file, self.shelf)
-            for path in paths
-        ]
+        if kind != FILES:
+            return [scan_file(path, self._before_file, self.shelf) for path in paths]
+        return [None if self._is_archive(path) else scan_file(path, self._require_file, self.shelf) for path in paths]
 
     def _instance(self, row: dict[str, Any]) -> "Instance":
         """An instance of a case of another process, with what this one has read of its file, or reads of it now."""
@@ -409,13 +408,22 @@ class EntryReader:
     def _step(self, key: str, more_s: float) -> None:
         """Announce a step that may take the time limit of one file and `more_s` seconds; raises CaseRejected if it is refused."""
         self.report(Step(key, self.task.ws.intake_file_s + more_s))
+        self._require(key)
+
+    def _require(self, key: str) -> None:
         if key in self.task.refused:
             raise CaseRejected(*self.task.refused[key])
 
-    def _before_file(self, path: Path) -> None:
+    def _file_key(self, path: Path) -> str:
         scratch = self.task.scratch
-        key = path.relative_to(scratch).as_posix() if path.is_relative_to(scratch) else str(path)
-        self._step(f"file {key}", size_of(path) / BYTES_PER_S)
+        return f"file {path.relative_to(scratch).as_posix() if path.is_relative_to(scratch) else path}"
+
+    def _before_file(self, path: Path) -> None:
+        self._step(self._file_key(path), size_of(path) / BYTES_PER_S)
+
+    def _require_file(self, path: Path) -> None:
+        """The same within the step of a file that has begun."""
+        self._require(self._file_key(path))
 
     def _is_archive(self, path: Path) -> bool:
         try:

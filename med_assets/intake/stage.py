@@ -170,11 +170,10 @@ class _Intake:
         key = stored.case.artifact
         self.counts[key] = stored.counts
         if not self.ws.store.has(key):
-            files = sorted(stored.folder.iterdir())
-            hashes = stored.hashes if stored.hashes.keys() == {path.name for path in files} else None
+            hashes = stored.hashes if stored.hashes.keys() == set(os.listdir(stored.folder)) else None
             with disk_full_guard(self.ws.home), self.ws.store.create(key, hashes) as folder:
-                for path in files:
-                    path.rename(folder / path.name)
+                stored.folder.chmod(folder.stat().st_mode & 0o777)
+                stored.folder.rename(folder)  # in the place of an empty one
 
     def _file_token(self, name: str) -> str:
         """Keyed token for a file's name, which may identify a patient and so is never stored."""

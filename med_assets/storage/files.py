@@ -139,8 +139,14 @@ SYNCS_AT_A_TIME = 16
 
 def sync_all(paths: Sequence[Path]) -> None:
     """Flush files and folders to disk; when it returns without an error all of them are there."""
-    with ThreadPoolExecutor(max(1, min(SYNCS_AT_A_TIME, len(paths)))) as threads:
-        for _ in threads.map(sync, paths):
+
+    def sync_each(some: Sequence[Path]) -> None:
+        for path in some:
+            sync(path)
+
+    n = max(1, min(SYNCS_AT_A_TIME, len(paths)))
+    with ThreadPoolExecutor(n) as threads:
+        for _ in threads.map(sync_each, [paths[first::n] for first in range(n)]):
             pass
 
 
