@@ -12,6 +12,7 @@ A request is one message of a Unix socket, with the open files of the new proces
 is the process id, then the exit status.
 """
 
+import atexit
 import ctypes
 import fcntl
 import gc
@@ -25,6 +26,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -430,6 +432,29 @@ def main(arguments: Sequence[str]) -> str:
     return module
 
 
+def _end(code: int) -> None:
+    """End with this status as the interpreter does, but for taking all modules apart: they are the parent's, and to take them apart copies
+    them, which costs more than most commands do. Returns where the output can't be written; the interpreter says so.
+    """
+    threading._shutdown()  # type: ignore[attr-defined] # the interpreter waits for threads by this name, and there is no other
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        return
+    ctypes.CDLL(None).fflush(None)
+    os._exit(code & 0xFF)
+
+
 if __name__ == "__main__":
-    # At the top of the process, so that what ends it there ends it as any other: status, traceback, `atexit`, threads waited for.
-    runpy.run_module(main(sys.argv[1:]), run_name="__main__", alter_sys=True)
+    # At the top of the process, so that what ends it there ends as any other: status, traceback, `atexit`, threads waited for.
+    status = 0
+    try:
+        runpy.run_module(main(sys.argv[1:]), run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        if not isinstance(ended.code, int | None):
+            raise
+        status = ended.code or 0
+    _end(status)
+    sys.exit(status)

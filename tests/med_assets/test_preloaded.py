@@ -47,6 +47,8 @@ print(json.dumps({
 ENDS = {
     "by itself": ("", 0),
     "with a status": ("sys.exit(3)", 3),
+    "with a large status": ("sys.exit(256 + 3)", 3),
+    "with none": ("sys.exit()", 0),
     "with a text": ("sys.exit('reason')", 1),
     "with an exception": ("raise ValueError('reason')", 1),
     "by a signal": ("os.kill(os.getpid(), signal.SIGTERM)", -signal.SIGTERM),
@@ -131,6 +133,23 @@ def test_it_ends_as_an_ordinary_one(parent: psutil.Process, folder: Path, end: s
     assert out == expected[1]
     assert err.splitlines()[-1:] == expected[2].splitlines()[-1:]
     assert not psutil.pid_exists(forked.pid)
+
+
+def test_what_it_leaves_open_is_written(parent: psutil.Process, folder: Path) -> None:
+    """It is not taken apart as an ordinary one is: that would copy all that it shares with its parent."""
+    text = "import ctypes\nleft = open('left', 'w')\nleft.write('text')\nctypes.CDLL(None).printf(b'by C')\nsys.exit(0)"
+    forked, out, _ = run(folder, text)
+    assert isinstance(forked, preloaded.Forked)
+    assert (out, (folder / "left").read_text()) == ("by C", "text")
+
+
+def test_a_status_says_that_the_output_could_not_be_written(parent: psutil.Process, folder: Path) -> None:
+    text = "sys.stdout = open('/dev/full', 'w'); print('lost')"
+    forked, _, err = run(folder, text)
+    assert isinstance(forked, preloaded.Forked)
+    expected = ordinary(folder, text)
+    assert forked.returncode == expected[0].returncode == 120
+    assert err == expected[2]
 
 
 def test_it_has_the_imports_of_its_parent_and_random_numbers_of_its_own(parent: psutil.Process, folder: Path) -> None:
