@@ -140,15 +140,15 @@ def test_a_small_body_is_sent_at_once_and_a_large_one_when_the_server_has_seen_t
 ) -> None:
     seen: dict[str, Any] = {}
 
-    def look(request: Any, **_: Any) -> None:
+    def record(request: Any, **_: Any) -> None:
         if request.method == "PUT":
             seen[request.url.rsplit("/", 1)[-1]] = request.headers.get("Expect")
 
-    good.meta.events.register("before-send.s3", look)
+    good.meta.events.register("before-send.s3", record)
     try:
         for key, size in (("small", 10), ("large", bucket.SMALL_BYTES + 1)):
             good.put_object(Bucket=name, Key=key, Body=bytes(size))
             assert good.head_object(Bucket=name, Key=key)["ContentLength"] == size
     finally:
-        good.meta.events.unregister("before-send.s3", look)
+        good.meta.events.unregister("before-send.s3", record)
     assert seen == {"small": None, "large": b"100-continue"}
