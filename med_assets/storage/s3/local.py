@@ -7,7 +7,6 @@ writes are one after the other, so that of several writers one is the first, as 
 
 import argparse
 import io
-import logging
 import os
 import subprocess
 import sys
@@ -36,12 +35,41 @@ def endpoint(port: int = 0) -> Iterator[dict[str, str]]:
     application = _one_write_at_a_time(create_backend_app("s3"))
 
     class Handler(WSGIRequestHandler):
-        disable_nagle_algorithm = (
-            True  # headers and body are sent apart: else a body waits 40 ms for an acknowledgement
-        )
+        """Requests of a connection one after the other, each with its answer in one piece; werkzeug closes it after the first."""
+
+        disable_nagle_algorithm = True  # else the rest of a large answer waits 40 ms for an acknowledgement
+        wbufsize = -1
+
+        def run_wsgi(self) -> None:
+            environ = self.make_environ()
+            # All of it, also where nobody looks at it: the next request begins after it. A slow client keeps nobody waiting.
+            environ["wsgi.input"] = io.BytesIO(self.rfile.read(int(environ.get("CONTENT_LENGTH") or 0)))
+            status, headers = "", list[tuple[str, str]]()
+
+            def start_response(line: str, fields: list[tuple[str, str]], _: Any = None) -> None:
+                nonlocal status, headers
+                status, headers = line, fields
+
+            body = b"".join(application(environ, start_response))
+            code, _, phrase = status.partition(" ")
+            self.send_response(int(code), phrase)
+            for name, value in headers:
+                self.send_header(name, value)
+            if self.command != "HEAD" and "content-length" not in {name.casefold() for name, _ in headers}:
+                self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        def handle_expect_100(self) -> bool:
+            goes_on = super().handle_expect_100()
+            self.wfile.flush()
+            return goes_on
+
+        def log_request(self, code: object = "", size: object = "") -> None:
+            """Nothing: a line has a key."""
 
     server = make_server("127.0.0.1", port, application, threaded=True, request_handler=Handler)
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line per request, with its key
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
@@ -59,8 +87,6 @@ def _one_write_at_a_time(application: Callable[..., Iterable[bytes]]) -> Callabl
     def serve(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         if environ["REQUEST_METHOD"] in ("GET", "HEAD"):
             return application(environ, start_response)
-        # The body first: a slow client keeps nobody waiting.
-        environ["wsgi.input"] = io.BytesIO(environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0)))
         with writing:
             return list(application(environ, start_response))
 
