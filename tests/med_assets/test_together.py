@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -32,14 +33,17 @@ def fill(lake: Lake, n: int, first: int = 0) -> None:
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Parquet files that are opened from now on."""
     found: list[Path] = []
-    make: Callable[..., Any] = pq.ParquetFile
 
-    def counted(source: Any, *given: Any, **named: Any) -> Any:
-        if Path(source).exists():
-            found.append(Path(source))
-        return make(source, *given, **named)
+    def counting(make: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(source: Any, *given: Any, **named: Any) -> Any:
+            if isinstance(source, str | Path) and Path(source).exists():
+                found.append(Path(source))
+            return make(source, *given, **named)
 
-    monkeypatch.setattr(pq, "ParquetFile", counted)
+        return counted
+
+    monkeypatch.setattr(pq, "ParquetFile", counting(pq.ParquetFile))
+    monkeypatch.setattr(pa, "OSFile", counting(pa.OSFile))
     return found
 
 
