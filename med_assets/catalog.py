@@ -95,6 +95,22 @@ class KnownFacts:
 
 
 @dataclass(frozen=True, eq=False)
+class Assignments:
+    """The assignments of patients; `columns` are those of `SplitAssignment`."""
+
+    columns: Columns
+
+    @cached_property
+    def rows(self) -> Mapping[str, int]:
+        """The row of each patient."""
+        return {patient: row for row, patient in enumerate(self.columns["patient_id"])}
+
+    def of(self, patients: Iterable[str]) -> "Assignments":
+        """Those of these patients who have one, sorted by patient."""
+        return Assignments(self.columns.taken([self.rows[one] for one in sorted(patients) if one in self.rows]))
+
+
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """The accepted, current case versions of a program, sorted by case; `columns` are those of `DatasetCase`."""
 
@@ -443,9 +459,21 @@ class Catalog:
         """Split and fold by patient."""
         return {row.patient_id: row for row in self.rows(SplitAssignment)}
 
+    def assigned(self) -> Assignments:
+        """The same by column."""
+        return Assignments(self._lake.columns(SplitAssignment.TABLE, self.program))
+
+    def assign(self, earlier: Assignments, added: Iterable[SplitAssignment], expected: Expected = ANY) -> Assignments:
+        """Write assignments and those of patients that had none, sorted by patient, and return all. Raises what `replace` raises."""
+        fresh = self._lake.converted(SplitAssignment.TABLE, self._checked(SplitAssignment, added, ()))
+        both = Assignments(earlier.columns.followed_by(fresh))
+        found = both.of(both.rows)
+        self._lake.write_columns(SplitAssignment.TABLE, self.program, found.columns, expected)
+        return found
+
     def described(self) -> list[Case]:
         """All cases of the dataset with split, fold and facts."""
-        return self.described_as(self.dataset(), self.assignments())
+        return self.described_as(self.dataset(), self.assigned())
 
     def known_facts(self) -> KnownFacts:
         """The facts of all prepared cases, to look up those of the cases of a dataset."""
@@ -453,14 +481,14 @@ class Catalog:
         pairs = zip(columns["case_id"], columns["version"], strict=True)
         return KnownFacts(columns, dict(zip(pairs, range(len(columns.arrow)), strict=True)))
 
-    def described_as(
-        self, dataset: Dataset, assignments: Mapping[str, SplitAssignment], known: KnownFacts | None = None
-    ) -> list[Case]:
-        """All cases of a dataset with their split and fold in these assignments by patient, and their facts, read where they are not given."""
+    def described_as(self, dataset: Dataset, assignments: Assignments, known: KnownFacts | None = None) -> list[Case]:
+        """All cases of a dataset with their split and fold in these assignments, and their facts, read where they are not given."""
         known, unknown = known or self.known_facts(), self._fact_names
         columns: dict[str, list[Any]] = dict(dataset.columns)
-        splits: dict[str, str] = {patient: row.split for patient, row in assignments.items()}
-        folds: dict[str, int | None] = {patient: row.fold for patient, row in assignments.items()}
+        splits, folds = (
+            dict(zip(assignments.columns["patient_id"], assignments.columns[name], strict=True))
+            for name in ("split", "fold")
+        )
         numbers = list(map(known.rows.get, zip(columns["case_id"], columns["version"], strict=True)))
         measured = iter(RowOfColumns.many(known.columns, unknown, [row for row in numbers if row is not None]))
         columns["split"] = list(map(splits.get, columns["patient_id"]))
@@ -494,28 +522,26 @@ class Catalog:
 
     # -- versions of the dataset: artifacts, each with the dataset, the splits of its patients and the facts of its cases
 
-    def keep_version(
-        self, dataset: Dataset, assignments: Mapping[str, SplitAssignment], known: KnownFacts | None = None
-    ) -> None:
+    def keep_version(self, dataset: Dataset, assignments: Assignments, known: KnownFacts | None = None) -> None:
         """Keep a dataset with these splits of its patients, unless its version is kept already; an empty one is none."""
         if not len(dataset) or self.ws.store.has(key := self._version_key(dataset.version)):
             return
         known = known or self.known_facts()
-        patients = sorted(set(dataset.columns["patient_id"]))
-        assigned = [assignments[each] for each in patients if each in assignments]
+        patients = set(dataset.columns["patient_id"])
+        assigned = assignments.of(patients).columns
         about = {
             "program": self.program,
             "version": dataset.version,
             "n_cases": len(dataset),
             "n_patients": len(patients),
-            "patients_per_split": dict(sorted(Counter(row.split for row in assigned).items())),
+            "patients_per_split": dict(sorted(Counter(assigned["split"]).items())),
         }
         with self.ws.store.create(key) as folder:
             write_json(folder / VERSION, about, durable=False)
             tables = self._version_tables(folder)
             kept = Catalog(self.ws, self.program, tables)
             kept.replace_dataset(dataset)
-            kept.replace(SplitAssignment, assigned)
+            tables.write_columns(SplitAssignment.TABLE, self.program, assigned)
             # The same cases that came in other batches are the same version, so no batch is named, and cases are sorted.
             pairs = sorted(zip(dataset.columns["case_id"], dataset.columns["version"], strict=True))
             chosen = [known.rows[pair] for pair in pairs if pair in known.rows]

@@ -8,7 +8,6 @@ from operator import eq
 from pathlib import Path
 
 import pandas as pd
-import pyarrow as pa
 
 from med_assets import program
 from med_assets.capabilities import DatasetFindings, DataTables, FixedSplits
@@ -134,7 +133,7 @@ def _dataset(ws: Settings, program_name: str) -> StageResult:
                 "patients": len(set(columns["patient_id"])),
                 "synthetic": sum(columns["synthetic"]),
             },
-            tables={"cases": pd.DataFrame(dict(columns))},
+            tables={"cases": _frame(columns)},
         )
 
 
@@ -264,36 +263,38 @@ def splits(ws: Settings, program_name: str) -> StageResult:
 def _splits(ws: Settings, program_name: str) -> StageResult:
     catalog = Catalog(ws, program_name)
     decided_on = catalog.stamp(SplitAssignment)
-    cases, earlier = catalog.dataset(), catalog.assignments()
+    cases, earlier = catalog.dataset(), catalog.assigned()
     policy = split_policy(program_name)
     given = ws.option(program_name, "split_policy", policy.policy)
     policy = SplitPolicy.model_validate(policy.model_dump() | {"policy": given})
     chosen = program.get(program_name)
     fixed = chosen.fixed_splits(ws) if given == "fixed" and isinstance(chosen, FixedSplits) else {}
     patients = set(cases.columns["patient_id"])
-    new = [row for row, patient in enumerate(cases.columns["patient_id"]) if patient not in earlier]
-    rows, problems = assign(  # which cases of earlier patients do not change
-        program_name, DatasetCase.of_columns(cases.columns.taken(new)), earlier.values(), policy, fixed
+    new = [row for row, patient in enumerate(cases.columns["patient_id"]) if patient not in earlier.rows]
+    added, problems = assign(  # what was assigned earlier does not change
+        program_name, DatasetCase.of_columns(cases.columns.taken(new)), (), policy, fixed
     )
-    catalog.replace(SplitAssignment, rows, expected=decided_on)
-    assigned, known = {row.patient_id: row for row in rows}, catalog.known_facts()
+    assigned, known = catalog.assign(earlier, added, expected=decided_on), catalog.known_facts()
     catalog.keep_version(cases, assigned, known)
     tables = []
     if isinstance(chosen, DataTables):
         tables = chosen.data_tables(catalog.described_as(cases, assigned, known), catalog.quarantined())
-    columns = SplitAssignment.to_columns(rows)
+    columns = assigned.columns
     inside = compress(columns["split"], map(patients.__contains__, columns["patient_id"]))
     sizes = pd.Series(list(inside), dtype=str).value_counts().to_dict()
     return StageResult(
         # What depends on the splits reads their cases too: a corrected label of a held-out case changes no assignment.
-        data_version=digest(cases.version, canonical_table(pa.table(columns), as_objects=True), sorted(problems)),
-        counts=_tally(len(earlier), len(rows)),
+        data_version=digest(cases.version, canonical_table(columns.arrow, as_objects=True), sorted(problems)),
+        counts=_tally(len(earlier.rows), len(assigned.rows)),
         summary={"patients_per_split": sizes, "unassigned": problems},
-        tables={
-            **{table.title: table.rows for table in tables},
-            "splits": pd.DataFrame(columns),
-        },
+        tables={**{table.title: table.rows for table in tables}, "splits": _frame(columns)},
     )
+
+
+def _frame(columns: Columns) -> pd.DataFrame:
+    """A data frame of rows; columns without empty values go there from Arrow, with the same type."""
+    whole = [name for name in columns if len(columns.arrow) and not columns.arrow[name].null_count]
+    return pd.DataFrame({name: columns.arrow[name].to_pandas() if name in whole else columns[name] for name in columns})
 
 
 def up_to_date(ws: Settings, program_name: str) -> bool:

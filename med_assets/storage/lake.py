@@ -98,6 +98,13 @@ def _values(column: "pa.ChunkedArray") -> list[Any]:
     return list(column.to_pylist())
 
 
+def _of_values(columns: Mapping[str, Sequence[Any]], schema: "pa.Schema") -> "pa.Table":
+    """The rows whose values these are."""
+    import pyarrow as pa
+
+    return pa.Table.from_arrays([pa.array(columns[each.name], each.type) for each in schema], schema=schema)
+
+
 def _rows_where(table: "pa.Table", where: Mapping[str, Collection[str]]) -> "pa.Table":
     """The rows in which each of some columns has one of its texts."""
     import pyarrow as pa
@@ -136,6 +143,12 @@ class Columns(Mapping[str, list[Any]]):
             column = pa.array([text] * len(rows), pa.string())
             table = table.set_column(table.column_names.index(name), name, column)
         return Columns(table)
+
+    def followed_by(self, others: "Columns") -> "Columns":
+        """These rows and others of the same table after them."""
+        import pyarrow as pa
+
+        return Columns(pa.concat_tables([self._table, others.arrow]))
 
     def where_any(self, texts: Mapping[str, Collection[str]]) -> "Columns":
         """The rows in which any of some columns has one of its texts."""
@@ -181,8 +194,6 @@ class Lake:
 
     def _arrow(self, change: Change) -> "pa.Table | None":
         """The rows of a change with the table's columns; None for one that takes the partition away. Raises ConfigurationError."""
-        import pyarrow as pa
-
         table, columns, schema = change.table, change.columns, self._schema(change.table)
         names.TABLE.check(table)
         names.PARTITION.check(change.partition)
@@ -192,7 +203,11 @@ class Lake:
             raise ConfigurationError(f"table {table}: unknown columns {sorted(extra)}, expected {schema.names}")
         if isinstance(columns, Columns):  # rows of a table, which need not be Python's values on the way to another
             return columns.arrow.select(schema.names).cast(schema).combine_chunks()
-        return pa.Table.from_arrays([pa.array(columns[each.name], each.type) for each in schema], schema=schema)
+        return _of_values(columns, schema)
+
+    def converted(self, table: str, columns: Mapping[str, Sequence[Any]]) -> Columns:
+        """Rows of a table whose values these are, by column, as they are read after they were written."""
+        return Columns(_of_values(columns, self._schema(table)))
 
     def write(self, table: str, partition: str, rows: Iterable[Mapping[str, Any]], expected: Expected = ANY) -> str:
         """Replace a partition by these rows, in their order; returns the SHA-256 of the file."""
