@@ -1,10 +1,12 @@
 from dataclasses import FrozenInstanceError, replace
 
+import pandas as pd
 import pyarrow as pa
 import pytest
 
-from med_assets.catalog import CaseFacts, Catalog, accepted, to_predict, usable
-from med_assets.errors import ConfigurationError
+from med_assets.catalog import Assignments, CaseFacts, Catalog, accepted, to_predict, usable
+from med_assets.dataset.stage import _frame
+from med_assets.errors import ConfigurationError, Conflict
 from med_assets.records import (
     RECORDS,
     CaseVersion,
@@ -19,6 +21,7 @@ from med_assets.records import (
 )
 from med_assets.settings import Workspace
 from med_assets.storage.files import digest
+from med_assets.storage.lake import Columns, arrow_type
 from med_assets.storage.record import Record
 
 P = "rt_dose"
@@ -187,3 +190,37 @@ def test_earlier_versions_that_share_anything_with_a_case_are_found(catalog: Cat
     others = [replace(version("x"), content_hash="c-a"), replace(version("y"), version="v-c"), version("d")]
     assert catalog.versions_like(others, "4") == [stored[0], stored[2]]  # that of the fourth is no earlier batch's
     assert catalog.versions_like([], "4") == []
+
+
+def assignment(patient_id: str, fold: int | None = 0) -> SplitAssignment:
+    return SplitAssignment(program=P, patient_id=patient_id, split="train", fold=fold, assigned_by="hashed")
+
+
+def test_new_patients_are_assigned_among_those_of_before(catalog: Catalog) -> None:
+    catalog.replace(SplitAssignment, [assignment("d"), assignment("b", None)])  # an order that nothing writes
+    read = catalog.stamp(SplitAssignment)
+    found = catalog.assign(catalog.assigned(), [assignment("c", 2), assignment("a")], expected=read)
+    wanted = [assignment("a"), assignment("b", None), assignment("c", 2), assignment("d")]
+    written = catalog.file(SplitAssignment).read_bytes()
+    assert catalog.rows(SplitAssignment) == SplitAssignment.of_columns(found.columns) == wanted
+    assert found.rows == {"a": 0, "b": 1, "c": 2, "d": 3}
+    catalog.replace(SplitAssignment, wanted)
+    assert catalog.file(SplitAssignment).read_bytes() == written
+    assert list(found.of({"d", "a", "nobody"}).columns["patient_id"]) == ["a", "d"]
+    with pytest.raises(Conflict):
+        catalog.assign(found, [assignment("e")], expected=read)
+    with pytest.raises(ConfigurationError, match="program"):
+        catalog.assign(found, [replace(assignment("e"), program="lung_ct")])
+    assert catalog.rows(SplitAssignment) == wanted
+
+
+def test_a_frame_of_columns_has_the_types_that_pandas_gives_their_values(catalog: Catalog) -> None:
+    for rows in ([], [assignment("a"), assignment("b", 3)], [assignment("a", None), assignment("b", 3)]):
+        values = SplitAssignment.to_columns(rows)
+        columns = catalog.assign(Assignments(Columns(empty(SplitAssignment))), rows).columns
+        pd.testing.assert_frame_equal(_frame(columns), pd.DataFrame(values), check_column_type="exact")
+
+
+def empty(of: type[Record]) -> pa.Table:
+    """A table of no rows."""
+    return pa.schema([(name, arrow_type(kind)) for name, kind in of.schema().items()]).empty_table()
