@@ -11,7 +11,7 @@ from med_assets import program, records
 from med_assets.deidentification.keys import MIN_KEY_CHARS, key_weakness, published
 from med_assets.errors import ConfigurationError
 from med_assets.landing.folder import Landing, LocalLanding
-from med_assets.launch.configuration import IN_PROCESS, LAUNCHERS
+from med_assets.launch.names import IN_PROCESS, LAUNCHERS
 from med_assets.storage.artifacts import ArtifactStore, LocalStore
 from med_assets.storage.lake import Lake
 from med_assets.storage.names import DEIDENTIFICATION

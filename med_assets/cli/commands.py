@@ -14,6 +14,7 @@ from click.shell_completion import CompletionItem
 
 from med_assets.cli import stages
 from med_assets.errors import ConfigurationError
+from med_assets.launch.names import LAUNCHERS
 from med_assets.storage import names
 from med_assets.storage.progress import bars
 
@@ -113,8 +114,6 @@ def model(default: str = "the champion") -> Callable[..., Any]:
 
 
 def _launchers() -> tuple[str, ...]:
-    from med_assets.launch.configuration import LAUNCHERS
-
     return tuple(LAUNCHERS)
 
 

@@ -14,7 +14,8 @@ from med_assets.capabilities import ConfigurationErrors
 from med_assets.errors import ConfigurationError, LaunchFailed, MedAssetsError
 from med_assets.experiments import configuration as experiments
 from med_assets.landing import space
-from med_assets.launch.configuration import IN_PROCESS, launcher_class
+from med_assets.launch.configuration import launcher_class
+from med_assets.launch.names import IN_PROCESS
 from med_assets.reporting.card_words import card_words
 from med_assets.settings import Settings, Workspace
 

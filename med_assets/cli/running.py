@@ -13,6 +13,7 @@ import click
 from med_assets.cli.commands import Section, Value, launch, program, show, show_tables, table, workspace
 from med_assets.cli.results import show_champion
 from med_assets.errors import ConfigurationError, MedAssetsError
+from med_assets.launch.names import IN_PROCESS, LAUNCHERS
 from med_assets.launch.stages import Stage
 from med_assets.storage import progress
 from med_assets.storage.locks import alone
@@ -46,8 +47,6 @@ TITLES = {
 
 
 def _launchers() -> tuple[str, ...]:
-    from med_assets.launch.configuration import IN_PROCESS, LAUNCHERS
-
     return (IN_PROCESS, *LAUNCHERS)
 
 

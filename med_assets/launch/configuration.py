@@ -10,17 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from med_assets.errors import ConfigurationError, LaunchFailed
 from med_assets.launch.launcher import Configuration, Handle, Launcher
+from med_assets.launch.names import IN_PROCESS, LAUNCHERS
 from med_assets.storage.files import read_json
-
-LAUNCHERS = {
-    "local": "med_assets.launch.local:LocalLauncher",
-    "slurm": "med_assets.launch.slurm:SlurmLauncher",
-    "kubernetes": "med_assets.launch.kubernetes:KubernetesLauncher",
-}
-"""Launchers by name: module and class. A class is imported when it is first needed."""
-
-IN_PROCESS = "in_process"
-"""In place of a launcher: a stage runs in the process that asks for it."""
 
 
 def launcher_class(name: str) -> type[Launcher]:

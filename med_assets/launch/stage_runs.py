@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING
 
 from med_assets.errors import ConfigurationError, LaunchFailed, TrainingStopped
 from med_assets.experiments import policies
-from med_assets.launch.configuration import IN_PROCESS, Launch, StageLaunch, configured, running, runs
+from med_assets.launch.configuration import Launch, StageLaunch, configured, running, runs
 from med_assets.launch.exchange import SILENT_S, Asker, asking, read_request, remove_old
 from med_assets.launch.follow import Event, Finished, LogLine, Unfinished, follow
 from med_assets.launch.launcher import Handle, Launcher, Phase
+from med_assets.launch.names import IN_PROCESS
 from med_assets.launch.stage_request import Asked, Basis, Request
 from med_assets.launch.training import experiment
 from med_assets.settings import without_secrets

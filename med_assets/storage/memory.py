@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 _MMAP_MAX, _TRIM_THRESHOLD = -4, -1
 """Options of mallopt(3)."""
 
@@ -52,6 +50,8 @@ def _of_glibc(function: str) -> Any:
 
 def free_host() -> int:
     """Return the bytes of memory that this process may still take: of the machine, and of the control groups it is in."""
+    import psutil
+
     limits = [psutil.virtual_memory().available]
     for limit, used in _groups():
         try:

@@ -33,7 +33,7 @@ def tree(tmp_path: Path) -> Tree:
     made = Tree(tmp_path / "source", "add-a-launcher.md")
     made.follow()
     assert made.changed() == {
-        "med_assets/launch/configuration.py": "edited",
+        "med_assets/launch/names.py": "edited",
         "med_assets/launch/copied.py": "added",
     }
     return made
