@@ -18,7 +18,8 @@ def test_a_connection_is_kept_for_the_next_request_whatever_the_last_one_was(
         ("DELETE", "key", None, 204, b""),
         ("HEAD", "key", None, 404, b""),
     ):
-        connection.request(method, f"/{name}/{key}", sent)
+        url = good.generate_presigned_url(f"{method.lower()}_object", {"Bucket": name, "Key": key})
+        connection.request(method, url.removeprefix(endpoint), sent)
         reply = connection.getresponse()
         assert (reply.status, reply.read()) == (status, expected)
         sockets.add(connection.sock)
