@@ -75,13 +75,13 @@ def context(root: Path) -> set[str]:
 def environment(image: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Where the commands of the image run: its folder comes first, and nothing of this process is known but the interpreter.
 
-    What one of them compiled and composed is there for the next.
+    What one of them compiled is there for the next, and the tests' composed experiments for all.
     """
     folder = tmp_path_factory.mktemp("container")
     path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
     return {
         "PATH": path, "PYTHONPATH": str(image), "HOME": str(folder), "TMPDIR": str(folder), "DAGSTER_HOME": str(folder),
-        "MED_ASSETS_HOME": str(folder / "home"), "DAGSTER_DISABLE_TELEMETRY": "yes", "PYTHONPYCACHEPREFIX": str(folder / "compiled"),
+        "MED_ASSETS_HOME": str(folder / "home"), "DAGSTER_DISABLE_TELEMETRY": "yes", "MED_ASSETS_CACHE": os.environ["MED_ASSETS_CACHE"],
     }  # fmt: skip
 
 
