@@ -54,6 +54,7 @@ class Machine:
             "MED_ASSETS_HOME": str(self.folder / "data"),
             "DAGSTER_DISABLE_TELEMETRY": "yes",
             "PYTHONPATH": str(REPOSITORY),
+            "MED_ASSETS_CACHE": os.environ["MED_ASSETS_CACHE"],
         }
         path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
         return (
