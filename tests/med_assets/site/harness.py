@@ -118,6 +118,8 @@ class Site:
     server: Server | None = None
     database: Mapping[str, str] | None = None
     """Variables of the PostgreSQL with Dagster's record; without it stages are called without Dagster."""
+    back_off_s: float = 1.0
+    """How long a machine waits, on average half of it, when the bucket asks for fewer requests for the first time; doubled each time."""
     counts: Counter[str] = field(default_factory=Counter)
     lives: Counter[str] = field(default_factory=Counter)
     machines: dict[str, Any] = field(default_factory=dict)
@@ -138,6 +140,7 @@ class Site:
             "MED_ASSETS_STORE": f"s3://{self.server.bucket}/site",
             "MED_ASSETS_LANDING": f"s3://{self.server.bucket}/landing",
             "MED_ASSETS_SETTLE_S": str(self.settle_s),
+            machine.BACK_OFF: str(self.back_off_s),
         }  # fmt: skip
 
     def deliver(self, drop: Drop) -> None:

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from botocore.retries.standard import ExponentialBackoff
+
 from med_assets.catalog import Catalog
 from med_assets.cli import stages
 from med_assets.errors import ConfigurationError, Conflict, LockHeld, LockLost, RemoteFailed, TrainingStopped
@@ -27,6 +29,9 @@ from med_assets.settings import Workspace
 from med_assets.storage.s3.lease import Leases
 from tests.med_assets.site import runs
 from tests.med_assets.site.plan import EXCLUDE, ONCE, PEOPLE, WITHDRAW, P, Plan, Step
+
+BACK_OFF = "BACK_OFF_S"
+"""Variable with the seconds of boto3's first wait for a server that asks for fewer requests."""
 
 LEASE_S = 4.0
 """A lock of a machine that was killed is taken over after so long; all that share a home have the same."""
@@ -204,6 +209,8 @@ def run(environ: dict[str, str], name: str, life: int, board: Board, seed: int) 
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.update(environ)
+    scales = ExponentialBackoff._DEFAULT_BACKOFF_CONFIG
+    scales["throttling_base_scale"] = float(environ.get(BACK_OFF, scales["throttling_base_scale"]))
     plan, folder, chance = board.plan, board.folder, random.Random(f"{seed} {name} {life}")
     log = (folder / f"log-{name}.jsonl").open("a", buffering=1)
 

@@ -26,7 +26,7 @@ MACHINES = tuple("abcdefgh"[: int(os.environ.get("MACHINES", "2"))])
 
 FAULTS = {"failing": 0.1, "truncated": 0.05, "lost": 0.01, "closing": 0.01, "lag_s": 1.0, "rate_per_s": 100.0}
 FEW_FAULTS = {"failing": 0.03, "truncated": 0.03, "closing": 0.01, "lag_s": 0.3}
-"""Those of the short form: each fault costs a wait of half a second on average before the next try."""
+"""Those of the short form."""
 
 
 Opened = Callable[[Site, str], Workspace]
@@ -55,6 +55,7 @@ def compare(
     faults: Mapping[str, float],
     timeout_s: float,
     database: Mapping[str, str] | None = None,
+    back_off_s: float = 1.0,
 ) -> tuple[Site, list[str]]:
     """Let one machine do the plan undisturbed, and a site with kills and faults beside it; returns the site, and what differs.
 
@@ -66,8 +67,9 @@ def compare(
     with ThreadPoolExecutor(1) as beside, served(SEED, **faults) as server:
         undisturbed = beside.submit(one.work, timeout_s=2 * timeout_s)
         site = Site(
-            folder / "site", chosen, SEED, conf, names=MACHINES, settle_s=settle_s, server=server, database=database
-        )
+            folder / "site", chosen, SEED, conf, names=MACHINES, settle_s=settle_s, server=server, database=database,
+            back_off_s=back_off_s,
+        )  # fmt: skip
         site.work(kills, timeout_s=2 * timeout_s)
         site.counts.update(server.counts())
         undisturbed.result()
@@ -77,7 +79,7 @@ def compare(
 @pytest.mark.slow
 def test_two_machines_that_are_killed_take_in_and_decide_what_one_does(opened: Opened, tmp_path: Path) -> None:
     chosen = plan(SEED, 2, cases=1, models=False)
-    site, found = compare(opened, tmp_path, chosen, kills=2, faults=FEW_FAULTS, timeout_s=200)
+    site, found = compare(opened, tmp_path, chosen, kills=2, faults=FEW_FAULTS, timeout_s=200, back_off_s=0.05)
     assert found == []
     assert site.counts["killed"] >= 1
     assert site.counts["failing"] > 0
