@@ -51,6 +51,9 @@ AGAIN = (429, 500, 502, 503, 504)
 MAX_PAUSE_S = 10.0
 """Longest pause between two tries, whatever the cluster asks for, s."""
 
+GONE_POLL_S = 0.5
+"""Time between two looks whether an earlier Job is gone, s."""
+
 REPLACED_WITHIN_S = 60.0
 """How long a Job that is deleted may take to go beyond the time that its pod has to stop, s."""
 
@@ -95,7 +98,7 @@ class KubernetesLauncher(ClusterLauncher):
                 return self._handle(job, there.metadata.uid)
             if not there.metadata.deletion_timestamp:
                 self._delete(there, "Background")
-            time.sleep(0.5)
+            time.sleep(GONE_POLL_S)
         raise LaunchFailed(
             f"{title(name)} of an earlier start is being deleted and does not go; `kubectl describe job {name}` says what holds it"
         )

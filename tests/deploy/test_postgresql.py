@@ -26,7 +26,6 @@ from med_assets.settings import Workspace
 from resources import WorkspaceResource, alive, retention
 from sensors import observe, runs
 from sensors.intake import intake_sensor
-from sensors.observe import SAME_TIME_S
 from sensors.update import update_sensor
 from tests import postgres
 
@@ -234,6 +233,10 @@ def test_a_run_gives_signs_of_life_where_the_record_is_shared_and_writes_none_wh
     assert seen == [1, 0]
 
 
+SHORT_S = 0.3
+"""Stands for `sensors.observe.SAME_TIME_S`."""
+
+
 @contextmanager
 def statements() -> Iterator[list[str]]:
     """The SQL that is sent within it, by whatever connection."""
@@ -250,8 +253,9 @@ def statements() -> Iterator[list[str]]:
 
 
 def test_an_idle_tick_asks_the_database_as_little_with_many_runs_as_with_none(
-    instance: dg.DagsterInstance, workspace: Workspace
+    instance: dg.DagsterInstance, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(observe, "SAME_TIME_S", SHORT_S)
     graph = build_program("rt_dose")
     named = jobs.of_program("rt_dose", graph)
     batches.landing_folder(workspace, "rt_dose").mkdir(parents=True)
@@ -269,7 +273,7 @@ def test_an_idle_tick_asks_the_database_as_little_with_many_runs_as_with_none(
         for name, sensor in ticks.items():
             cursor: str | None = None
             for settled in (False, True, True):
-                time.sleep(SAME_TIME_S if settled and name == "update" else 0)
+                time.sleep(SHORT_S if settled and name == "update" else 0)
                 with dg.build_sensor_context(instance, cursor=cursor) as context, statements() as found:
                     result = sensor(context)
                 assert isinstance(result, dg.SensorResult)
@@ -280,13 +284,14 @@ def test_an_idle_tick_asks_the_database_as_little_with_many_runs_as_with_none(
 
 
 def test_a_record_that_becomes_visible_after_a_later_one_is_noticed(
-    instance: dg.DagsterInstance, workspace: Workspace
+    instance: dg.DagsterInstance, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(observe, "SAME_TIME_S", SHORT_S)
     run = create_run_for_test(instance)
     instance.report_dagster_event(dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, run.job_name), run_id=run.run_id)
     first = observe.fingerprint(instance, workspace, ["rt_dose"])
     assert observe.fingerprint(instance, workspace, ["rt_dose"]) != first, "another may have a lower number"
-    time.sleep(SAME_TIME_S)
+    time.sleep(SHORT_S)
     settled = observe.fingerprint(instance, workspace, ["rt_dose"])
     assert settled != first
     assert observe.fingerprint(instance, workspace, ["rt_dose"]) == settled

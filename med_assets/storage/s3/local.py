@@ -23,6 +23,9 @@ from med_assets.storage.s3.bucket import Location
 PUBLIC = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local-and-no-secret", "AWS_REGION": "us-east-1"}
 """Credentials of the local endpoint, which accepts any."""
 
+STOP_POLL_S = 0.05
+"""Time between two looks of the server whether it is to stop, s."""
+
 
 @contextmanager
 def endpoint(port: int = 0) -> Iterator[dict[str, str]]:
@@ -70,7 +73,7 @@ def endpoint(port: int = 0) -> Iterator[dict[str, str]]:
             """Nothing: a line has a key."""
 
     server = make_server("127.0.0.1", port, application, threaded=True, request_handler=Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(STOP_POLL_S,), daemon=True)
     thread.start()
     try:
         yield {"S3_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}"} | PUBLIC

@@ -46,6 +46,7 @@ def use(cluster: Cluster, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig()))
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     monkeypatch.setattr(kubernetes, "MAX_PAUSE_S", 0.01)
+    monkeypatch.setattr(kubernetes, "GONE_POLL_S", 0.02)
 
 
 @pytest.fixture

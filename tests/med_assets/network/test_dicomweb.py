@@ -54,7 +54,7 @@ def server(status: int, headers: dict[str, str], body: bytes) -> Iterator[tuple[
             return
 
     with HTTPServer(("127.0.0.1", 0), Handler) as running:
-        thread = threading.Thread(target=running.serve_forever)
+        thread = threading.Thread(target=running.serve_forever, args=(0.02,))
         thread.start()
         try:
             yield running.server_port, seen
