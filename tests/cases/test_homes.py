@@ -104,7 +104,9 @@ def test_a_home_that_can_not_be_written_is_read_and_else_ends_with_one_line(work
 
 
 @pytest.mark.skipif(not MOUNTS, reason="this system lets nobody here mount")
-def test_a_full_disk_ends_with_one_line_and_what_was_there_is_whole(tmp_path: Path) -> None:
+def test_a_full_disk_ends_with_one_line_and_what_was_there_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home, landing, kept = tmp_path / "home", tmp_path / "landing", tmp_path / "kept"
     for folder in (home, kept):
         folder.mkdir()
@@ -119,8 +121,9 @@ def test_a_full_disk_ends_with_one_line_and_what_was_there_is_whole(tmp_path: Pa
     for path in (kept / "home").rglob("*.parquet"):
         assert path.read_bytes()[-4:] == b"PAR1"
     assert len(list((landing / "breast_us").iterdir())) >= 6
-    done = _run(f"{COMMAND} ingest breast_us --now", tmp_path / "roomy", MED_ASSETS_LANDING=str(landing))
-    assert done.returncode == 0, done.stderr
+    for name, value in {**settings_of(tmp_path / "roomy"), "MED_ASSETS_LANDING": str(landing)}.items():
+        monkeypatch.setenv(name, value)
+    assert main(["ingest", "breast_us", "--now"]) == 0
 
 
 def test_ctrl_c_ends_with_one_line_and_130(workspace: Workspace) -> None:
