@@ -113,8 +113,9 @@ gc.disable()  # nothing that collection imports is garbage, and looking for some
 
 
 def pytest_collection_finish() -> None:
-    """Collect garbage from here on, and never look through the million objects of what was imported."""
+    """Collect garbage from here on, seldom, since a test makes little of it, and never look through the million objects of what was imported."""
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
     gc.enable()
 
 
