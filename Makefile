@@ -55,14 +55,14 @@ ui: setup  ## Open Dagster on http://localhost:3000 with its sensors and schedul
 	umask 077; mkdir -p "$$DAGSTER_HOME" && cp -n resources/dagster.yaml "$$DAGSTER_HOME/"
 	if test -f "$$MED_ASSETS_HOME/demo.env"; then source "$$MED_ASSETS_HOME/demo.env"; fi; umask 077; $(BIN)/python -m resources.ui
 
-test: setup  ## The tests of every feature, with types, style and import contracts among them (about 20 minutes on two cores)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m 'not drill'
+test: setup  ## The tests of every feature, with types, style and import contracts among them (about 13 minutes on two cores)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist worksteal -m 'not drill'
 
 test-fast: setup  ## The tests that are marked neither slow nor drill
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow and not drill'
 
 drills: setup  ## Kills at random (also of a DICOM receiver), trainings of two processes, a real daemon, UMAP, a real Slurm where it is installed, and the fuzzer with N (500) mutated files
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m drill
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m drill
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz -n $(or $(N),500) --seed $(or $(SEED),0)
 
 fuzz: setup  ## Take in N (1000) mutated files of all programs and importers and print what came of them; SEED (0) repeats a run

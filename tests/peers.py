@@ -26,6 +26,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE
 from pynetdicom.transport import AssociationSocket
 
+from med_assets.network.association import keep_answers
 from med_assets.network.inbox import CONFLICTS, RECEIVING
 from tests.conftest import REPOSITORY
 from tests.invented import Study, uid
@@ -155,6 +156,7 @@ def send(port: int, instances: Sequence[Dataset], title: str = CALLING, called: 
     assoc = entity(title).associate("127.0.0.1", port, ae_title=called)
     if not assoc.is_established:
         return []
+    keep_answers(assoc)
     found = [assoc.send_c_store(ds).get("Status") for ds in instances]
     assoc.release()
     return found
@@ -194,7 +196,7 @@ def send_until_acknowledged(port: Sequence[int], studies: Sequence[list[Dataset]
             if not listens(port[0]):
                 time.sleep(0.05)
                 continue
-            assoc = entity().associate("127.0.0.1", port[0], ae_title=CALLED)
+            assoc = keep_answers(entity().associate("127.0.0.1", port[0], ae_title=CALLED))
             while left and assoc.is_established:
                 try:
                     status = assoc.send_c_store(left[0]).get("Status")

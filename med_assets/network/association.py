@@ -1,6 +1,7 @@
 """Associations that this machine asks for: queries, retrieval and sending."""
 
 import ssl
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +42,34 @@ def _tls(node: Node, folder: Path) -> tuple[ssl.SSLContext, str] | None:
     return context, node.host
 
 
+class _Checkpoint(threading.Event):
+    """Where the thread of an association waits while a request of this side is answered.
+
+    In pynetdicom 3.0 the thread says that it is paused before it looks whether it has to be, so that it may take the answer to a request
+    made in between from whoever waits for it, until the time for answers is over. This one looks again after it said that it goes on.
+    """
+
+    def __init__(self, assoc: "Association") -> None:
+        super().__init__()
+        self._assoc = assoc
+
+    def wait(self, timeout: float | None = None) -> bool:
+        while True:
+            self._assoc._is_paused = True
+            found = super().wait(timeout)
+            self._assoc._is_paused = False
+            if not found or self.is_set():
+                return found
+
+
+def keep_answers(assoc: "Association") -> "Association":
+    """See to it that answers to requests on an association reach who asked."""
+    checkpoint = _Checkpoint(assoc)
+    checkpoint.set()
+    assoc._reactor_checkpoint = checkpoint
+    return assoc
+
+
 @contextmanager
 def association(
     node: Node,
@@ -79,6 +108,7 @@ def association(
         raise RemoteFailed(
             f"expected an association with {node.host}:{node.port}, got none: {why}; does it run, and does it know the AE title {title}?"
         )
+    keep_answers(found)
     try:
         yield found
     finally:

@@ -5,6 +5,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from med_assets.network.association import keep_answers
 from med_assets.network.configuration import Node
 from med_assets.network.inbox import Inbox
 
@@ -103,6 +104,6 @@ def _send_anew(report: "Dataset", assoc: "Association", node: Node) -> bool:
     if not own.is_established:
         return False
     try:
-        return _send(report, own)
+        return _send(report, keep_answers(own))
     finally:
         own.release()

@@ -19,7 +19,7 @@ from pynetdicom.sop_class import (
 
 from med_assets.errors import RemoteFailed
 from med_assets.landing import batches
-from med_assets.network.association import association
+from med_assets.network.association import association, keep_answers
 from med_assets.network.configuration import Node, NodeTls
 from med_assets.settings import Workspace
 from tests.invented import uid
@@ -122,7 +122,7 @@ def test_kinds_that_no_program_reads_are_refused_with_a_status_and_a_count(works
     with receiver_of(workspace.home) as running:
         ae = entity()
         ae.add_requested_context(BasicTextSRStorage, ExplicitVRLittleEndian)
-        assoc = ae.associate("127.0.0.1", running.port, ae_title=CALLED)
+        assoc = keep_answers(ae.associate("127.0.0.1", running.port, ae_title=CALLED))
         assert assoc.send_c_store(report).Status == UNSUPPORTED
         wrong.StudyInstanceUID = "../../elsewhere"
         assert assoc.send_c_store(wrong).Status == NOT_UNDERSTOOD
@@ -138,7 +138,7 @@ def test_an_association_that_is_cut_leaves_its_study_to_settle_when_it_is_quiet(
     describe_network(workspace.home, quiet_s=1.5)
     first, second = small_study("cut")
     with receiver_of(workspace.home) as running:
-        assoc = entity().associate("127.0.0.1", running.port, ae_title=CALLED)
+        assoc = keep_answers(entity().associate("127.0.0.1", running.port, ae_title=CALLED))
         assert assoc.send_c_store(first).Status == 0
         assoc.abort()
         time.sleep(0.3)
@@ -146,7 +146,7 @@ def test_an_association_that_is_cut_leaves_its_study_to_settle_when_it_is_quiet(
         assert names(unsettled(workspace.home)) == [first.SOPInstanceUID]
         assert send(running.port, [second]) == [0]
         wait_for(lambda: len(landed(workspace.home)) == 2, 10)
-        assoc = entity().associate("127.0.0.1", running.port, ae_title=CALLED)
+        assoc = keep_answers(entity().associate("127.0.0.1", running.port, ae_title=CALLED))
         assert assoc.send_c_store(small_study("cut", 3)[2]).Status == 0
         assoc.abort()
         wait_for(lambda: len(landed(workspace.home)) == 3, 10)
@@ -205,7 +205,7 @@ def test_storage_commitment_is_reported_on_the_same_association_or_on_a_new_one(
     server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
     try:
         with receiver_of(workspace.home) as running:
-            assoc = ae.associate("127.0.0.1", running.port, ae_title=CALLED, evt_handlers=handlers)
+            assoc = keep_answers(ae.associate("127.0.0.1", running.port, ae_title=CALLED, evt_handlers=handlers))
             assert [assoc.send_c_store(ds).Status for ds in study] == [0, 0]
             status, _ = assoc.send_n_action(
                 commitment(study, "1.2.3"), 1, StorageCommitmentPushModel, StorageCommitmentPushModelInstance
