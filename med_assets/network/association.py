@@ -45,8 +45,8 @@ def _tls(node: Node, folder: Path) -> tuple[ssl.SSLContext, str] | None:
 class _Checkpoint(threading.Event):
     """Where the thread of an association waits while a request of this side is answered.
 
-    In pynetdicom 3.0 the thread says that it is paused before it looks whether it has to be, so that it may take the answer to a request
-    made in between from whoever waits for it, until the time for answers is over. This one looks again after it said that it goes on.
+    In pynetdicom 3.0 the thread states that it is paused before it looks whether it has to be, so that it may take the answer to a request
+    made in between from whoever waits for it, until the time for answers is over. This one looks again after it goes on.
     """
 
     def __init__(self, assoc: "Association") -> None:
