@@ -5,7 +5,6 @@ those of this process and of those that read and prepare cases, without their st
 """
 
 import hashlib
-import os
 import statistics
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bench.common import show, workspace
@@ -79,22 +79,27 @@ def cpu_s() -> float:
 
 @contextmanager
 def counted() -> Iterator[dict[str, int]]:
-    """How many Parquet files are read and written within it."""
-    counts, read, write = {"read": 0, "written": 0}, pq.ParquetFile, pq.write_table
+    """How many files of tables, and of copies of them, are read and written within it."""
+    counts = {"read": 0, "written": 0}
+    originals = pa.OSFile, pa.memory_map, pq.write_table
 
-    def reading(source: Any, *given: Any, **named: Any) -> Any:
-        counts["read"] += os.path.exists(source)
-        return read(source, *given, **named)
+    def of_file(path: Any, mode: str = "r", **named: Any) -> Any:
+        counts["written" if mode == "wb" else "read"] += 1
+        return originals[0](path, mode, **named)
+
+    def mapped(*given: Any, **named: Any) -> Any:
+        counts["read"] += 1
+        return originals[1](*given, **named)
 
     def writing(*given: Any, **named: Any) -> None:
         counts["written"] += 1
-        write(*given, **named)
+        originals[2](*given, **named)
 
-    pq.ParquetFile, pq.write_table = reading, writing
+    pa.OSFile, pa.memory_map, pq.write_table = of_file, mapped, writing
     try:
         yield counts
     finally:
-        pq.ParquetFile, pq.write_table = read, write
+        pa.OSFile, pa.memory_map, pq.write_table = originals
 
 
 def measure(n: int) -> tuple[int, int, float, int, int]:

@@ -7,8 +7,9 @@ from botocore.exceptions import EndpointConnectionError
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage
 
-from bench import intake, rescan, scale
+from bench import incremental, intake, rescan, scale
 from bench.results import page, section, sections
+from med_assets.storage.lake import Lake
 from med_assets.storage.s3 import bucket, local
 
 
@@ -63,3 +64,13 @@ def test_a_request_without_an_answer_is_counted_and_no_client_made_later_is() ->
     with pytest.raises(EndpointConnectionError):
         bucket.client(nowhere | {"AWS_ACCESS_KEY_ID": "c"}, retries={"total_max_attempts": 1}).list_buckets()
     assert found.counts == {"ListBuckets": 1}
+
+
+def test_files_of_tables_that_are_read_and_written_are_counted(tmp_path: Path) -> None:
+    tables = Lake(tmp_path, {"scores": {"case_id": str, "value": float}})
+    with incremental.counted() as files:
+        tables.write("scores", "p/one", [{"case_id": "a", "value": 1.0}])
+    assert files == {"read": 0, "written": 1}
+    with incremental.counted() as files:
+        assert len(tables.read("scores", "p")) == 1
+    assert files == {"read": 1, "written": 0}

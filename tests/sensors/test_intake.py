@@ -140,7 +140,8 @@ def test_idle_ticks_read_no_rows_and_no_manifest_again(ws: Workspace, monkeypatc
         finish(ws)
         tick(instance)
         opened: list[str] = []
-        monkeypatch.setattr("pyarrow.parquet.ParquetFile", lambda path, *_: opened.append(str(path)))
+        for name in ("OSFile", "memory_map", "parquet.ParquetFile"):
+            monkeypatch.setattr(f"pyarrow.{name}", lambda path, *_: opened.append(str(path)))
         monkeypatch.setattr(batches, "read_json", lambda path: opened.append(str(path)))
         assert tick(instance).skip_reason is not None
         assert opened == []
