@@ -114,6 +114,9 @@ gc.disable()  # nothing that collection imports is garbage, and looking for some
 
 def pytest_collection_finish() -> None:
     """Collect garbage from here on, seldom, since a test makes little of it, and never look through the million objects of what was imported."""
+    if absl := sys.modules.get("absl.logging"):
+        # mlcroissant brings it: the first logging.config in a test with capsys would close what pytest captures to, which it took for stderr.
+        absl.get_absl_handler().python_handler.setStream(sys.__stderr__)
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
     gc.enable()
