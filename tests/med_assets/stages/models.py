@@ -160,3 +160,9 @@ def configure(folder: Path, monkeypatch: Any, **sections: Mapping[str, Any]) -> 
         content[section] = {**content.get(section, {}), **values}
     path.write_text(yaml.safe_dump(content))
     monkeypatch.setenv(CONF_VARIABLE, str(copy))
+
+
+def make_baseline(ws: Workspace) -> None:
+    """Cases, and the baseline of 5 Gy."""
+    cases(ws, {"train": TRAIN, "val": VAL})
+    model(ws, "mean_dose", constant(5.0, step=0.02))

@@ -21,13 +21,7 @@ from med_assets.settings import Workspace
 from tests.conftest import REPOSITORY, MadeOnce
 from tests.docs_blocks import blocks
 from tests.med_assets.stages.builders import P
-from tests.med_assets.stages.models import TRAIN, VAL, cases, configure, constant, model, score
-
-
-def make_baseline(ws: Workspace) -> None:
-    """Cases, and the baseline of 5 Gy."""
-    cases(ws, {"train": TRAIN, "val": VAL})
-    model(ws, "mean_dose", constant(5.0, step=0.02))
+from tests.med_assets.stages.models import TRAIN, VAL, cases, configure, constant, make_baseline, model, score
 
 
 @pytest.fixture

@@ -12,13 +12,7 @@ from med_assets.launch import runs
 from med_assets.settings import Workspace
 from tests.conftest import MadeOnce
 from tests.med_assets.stages.builders import P
-from tests.med_assets.stages.models import TRAIN, VAL, aggregates, cases, constant, model
-
-
-def make_baseline(ws: Workspace) -> None:
-    """Cases, and the baseline of 5 Gy."""
-    cases(ws, {"train": TRAIN, "val": VAL})
-    model(ws, "mean_dose", constant(5.0, step=0.02))
+from tests.med_assets.stages.models import VAL, aggregates, constant, make_baseline, model
 
 
 @pytest.fixture
