@@ -47,10 +47,10 @@ from med_assets.storage.s3.bucket import Location, in_words
 if TYPE_CHECKING:
     from med_assets.settings import Settings
 
-REQUEST, HEARTBEAT, FILES, FOLLOWED = "request.json", "heartbeat.json", "result", "followed"
+REQUEST, HEARTBEAT, FILES, FOLLOWED, FETCHED = "request.json", "heartbeat.json", "result", "followed", "fetched.json"
 
 FETCHING, READING = "fetching.lock", "reading.lock"
-"""Locks in the folder of a stage: of what fetches its result, and of all who have yet to read what their submission left."""
+"""Locks in the folder of a stage: of what fetches its log and its result, and of all who have yet to read what their submission left."""
 
 HEARTBEAT_S = 15.0
 """Time between two heartbeats, s."""
@@ -167,7 +167,7 @@ class Asker:
         fcntl.flock(self._reading, fcntl.LOCK_EX)
         (self.folder / RESULT).unlink(missing_ok=True)
         shutil.rmtree(self.folder / FILES, ignore_errors=True)
-        for name in (HEARTBEAT, LOG, HISTORY):
+        for name in (HEARTBEAT, FETCHED, LOG, HISTORY):
             (self.folder / name).unlink(missing_ok=True)
         write_text(self.folder / KIND, Kind.STAGE + "\n")
         write_json(self.folder / REQUEST, self.asked.row())
@@ -197,14 +197,20 @@ class Asker:
         self.silent_s = time.monotonic() - self._beat_at
 
     def _fetch_log(self, pieces: int, last: bool) -> None:
+        """Append the pieces that nobody of this machine fetched yet, however many follow here."""
         assert self._objects is not None
-        while self._pieces < pieces or last:
-            piece = self._objects.get(_piece(self.asked.token, self._pieces + 1))
-            if piece is None:
-                break
-            with (self.folder / LOG).open("ab") as log:
+        if self._pieces >= pieces and not last:
+            return
+        with alone_here(self._ws, FETCHING, file=self.folder / FETCHING), (self.folder / LOG).open("ab") as log:
+            self._pieces = int(_read(self.folder / FETCHED).get("pieces", 0))
+            while self._pieces < pieces or last:
+                piece = self._objects.get(_piece(self.asked.token, self._pieces + 1))
+                if piece is None:
+                    break
                 log.write(piece)
-            self._pieces += 1
+                log.flush()
+                self._pieces += 1
+                write_json(self.folder / FETCHED, {"pieces": self._pieces}, durable=False)
 
     def _fetch_epochs(self, epochs: int) -> None:
         assert self._objects is not None

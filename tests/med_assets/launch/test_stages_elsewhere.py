@@ -240,6 +240,31 @@ def test_what_is_left_of_old_stages_is_removed_here_and_in_the_bucket(shared: Wo
     assert not path.parent.exists()
 
 
+def test_who_follows_on_one_machine_has_each_line_of_the_log_once(shared: Workspace) -> None:
+    request = Request(Stage.DATASET, P)
+    basis = Basis.of(shared, P)
+    asked = Asked(request, request.id(shared, basis), "1" * 16, basis, through_bucket=True)
+    with closing(Asker(shared, asked)) as first, closing(Asker(shared, asked)) as second:
+        first.begin()
+        second.adopt()
+        reporter = Reporter(shared, asked)
+        with reporter.reporting():
+            for line in ("one\n", "two\n"):
+                reporter.log(line)
+                reporter._send(beat=True)
+                for asker in (first, second):
+                    asker.refresh()
+            reporter.log("three\n")
+        with closing(Asker(shared, asked)) as third:
+            third.adopt()
+            third.refresh(last=True)
+            second.refresh(last=True)
+        assert (first.folder / LOG).read_text() == "one\ntwo\nthree\n"
+        first.refresh(last=True)
+        first.remove()
+    assert names_of(shared, request) == []
+
+
 def test_a_result_that_names_a_path_is_not_read(shared: Workspace) -> None:
     from med_assets.launch.exchange import _files
 
