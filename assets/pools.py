@@ -3,8 +3,10 @@
 import dagster as dg
 from dagster._core.storage.event_log import SqlEventLogStorage
 from sqlalchemy import text
+from sqlalchemy.exc import ProgrammingError
 
 from assets import keys
+from med_assets.errors import ConfigurationError
 from resources import alive
 
 INTAKE_LIMIT = 4
@@ -52,8 +54,15 @@ def _guard_slots(instance: dg.DagsterInstance) -> None:
     with log.index_transaction() as connection:
         kind = connection.dialect.name
         if kind in GUARDS and connection.execute(text(PRESENT[kind]), {"name": GUARD}).first() is None:
-            for statement in GUARDS[kind]:
-                connection.execute(text(statement))
+            try:
+                for statement in GUARDS[kind]:
+                    connection.execute(text(statement))
+            except ProgrammingError as error:
+                raise ConfigurationError(
+                    f"expected that the user of Dagster's database may make the trigger {GUARD} on its table concurrency_slots, without which "
+                    f"two steps may begin in a pool of one; PostgreSQL's answer: {str(error.orig).strip()}. Let the user that owns the tables "
+                    "run `python -m assets.run` or a daemon once, or grant this one the right (GRANT TRIGGER ON concurrency_slots); see docs/postgresql.md"
+                ) from None
 
 
 def _limit_pools(instance: dg.DagsterInstance) -> None:

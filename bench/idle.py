@@ -5,6 +5,7 @@
 
 import sys
 import time
+from pathlib import Path
 
 import psutil
 
@@ -19,7 +20,7 @@ QUIET_S = 60.0
 
 
 def name_of(process: psutil.Process) -> str:
-    """What a process of `dagster dev` is: web page, daemon, code server, or what it was started with."""
+    """What a process of `dagster dev` is: web page, daemon, code server, or the program and module that it was started with, without folders."""
     words = process.cmdline()
     for word, name in (
         ("webserver", "web page"),
@@ -29,7 +30,7 @@ def name_of(process: psutil.Process) -> str:
     ):
         if any(word in part for part in words[1:]):
             return name
-    return " ".join(words[:4])
+    return " ".join(Path(word).name for word in words[:4])[:60]
 
 
 def cpu_s(server: psutil.Process) -> dict[int, tuple[str, float]]:

@@ -175,10 +175,11 @@ class Site:
         self.measure("splits", lambda: stages.splits(self.ws, PROGRAM))
         cursor = self.measure("tick of update, first", lambda: self.tick(None))
         time.sleep(SAME_TIME_S)  # what was written just now is compared again
-        cursor = self.measure("tick of update, compares", lambda: self.tick(cursor))
+        cursor = self.tick(cursor)
         self.measure("tick of update, idle", lambda: self.tick(cursor))
         self.drop()
         self.measure("one more batch", self.take_one)
+        self.measure("tick of update after it, compares", lambda: self.tick(cursor))
 
 
 def _cpu_s() -> float:

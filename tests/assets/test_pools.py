@@ -10,6 +10,7 @@ from dagster._core.storage.event_log.schema import ConcurrencySlotsTable
 
 from assets import keys
 from assets.pools import make_pools
+from med_assets.errors import ConfigurationError
 from tests import postgres
 
 PAIRS = 12
@@ -79,3 +80,34 @@ def test_a_slot_that_a_step_holds_is_given_to_no_other_and_can_be_freed(settings
 
         assert [give("other", "step"), give("a run", "other"), give("a run", "step")] == [0, 0, 1]
         assert [give(None, None), give("other", "step")] == [1, 1]
+
+
+def test_a_user_who_owns_no_table_of_dagster_is_told_so_until_the_owner_made_the_trigger(
+    server: postgres.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import psycopg2
+
+    owner = server.database()
+    for name, value in owner.items():
+        monkeypatch.setenv(name, value)
+    settings = postgres.settings(tmp_path)
+    with dg.DagsterInstance.from_config(str(settings)) as instance:
+        instance.event_log_storage.get_pool_limits()  # whereby the tables are made
+    with psycopg2.connect(dbname=owner["PGDATABASE"]) as connection, connection.cursor() as cursor:
+        cursor.execute(
+            f"CREATE ROLE guest LOGIN PASSWORD '{postgres.PASSWORD}'; GRANT SELECT, INSERT, UPDATE, DELETE "
+            "ON ALL TABLES IN SCHEMA public TO guest; "
+            "GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO guest; GRANT CREATE ON SCHEMA public TO guest"
+        )
+    monkeypatch.setenv("PGUSER", "guest")
+    with dg.DagsterInstance.from_config(str(settings)) as instance:
+        with pytest.raises(
+            ConfigurationError, match=r"may make the trigger .*(permission denied|must be owner).*GRANT TRIGGER"
+        ):
+            make_pools(instance)
+    monkeypatch.setenv("PGUSER", owner["PGUSER"])
+    with dg.DagsterInstance.from_config(str(settings)) as instance:
+        make_pools(instance)
+    monkeypatch.setenv("PGUSER", "guest")
+    with dg.DagsterInstance.from_config(str(settings)) as instance:
+        make_pools(instance)
