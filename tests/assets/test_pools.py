@@ -100,11 +100,13 @@ def test_a_user_who_owns_no_table_of_dagster_is_told_so_until_the_owner_made_the
             "GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO guest; GRANT CREATE ON SCHEMA public TO guest"
         )
     monkeypatch.setenv("PGUSER", "guest")
-    with dg.DagsterInstance.from_config(str(settings)) as instance:
-        with pytest.raises(
+    with (
+        dg.DagsterInstance.from_config(str(settings)) as instance,
+        pytest.raises(
             ConfigurationError, match=r"may make the trigger .*(permission denied|must be owner).*GRANT TRIGGER"
-        ):
-            make_pools(instance)
+        ),
+    ):
+        make_pools(instance)
     monkeypatch.setenv("PGUSER", owner["PGUSER"])
     with dg.DagsterInstance.from_config(str(settings)) as instance:
         make_pools(instance)

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ def _one_write_at_a_time(application: Callable[..., Iterable[bytes]]) -> Callabl
 
 def upload(folder: Path, location: Location, client: Any) -> int:
     """Make the bucket unless it is there, and put all files of a folder below the prefix; returns how many."""
-    if location.bucket not in [one["Name"] for one in client.list_buckets()["Buckets"]]:
+    with suppress(client.exceptions.BucketAlreadyOwnedByYou):  # as servers answer in most regions
         client.create_bucket(Bucket=location.bucket)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     for path in files:

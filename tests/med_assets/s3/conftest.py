@@ -8,6 +8,7 @@ import pytest
 from botocore.retries.standard import ExponentialBackoff
 
 from med_assets.storage.s3 import bucket, local
+from tests import s3_servers
 from tests.med_assets.s3.faults import Faults, proxy
 
 SECRET = "a-secret-that-must-never-be-shown"
@@ -17,7 +18,7 @@ ACCESS = "ACCESSKEYTHATMUSTNEVERBESHOWN"
 @pytest.fixture(scope="session")
 def endpoint() -> Iterator[str]:
     """URL of an endpoint without faults."""
-    with local.endpoint() as variables:
+    with s3_servers.endpoint() as variables:
         yield variables["S3_ENDPOINT_URL"]
 
 

@@ -255,11 +255,12 @@ SHARES = ("failing", "truncated", "hanging", "corrupt", "lost", "closing")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve an endpoint without faults and one with them until interrupted; a line of JSON names both."""
-    from med_assets.storage.s3 import bucket, local
+    from med_assets.storage.s3 import bucket
+    from tests import s3_servers
 
     parser = argparse.ArgumentParser(
         prog="python -m tests.med_assets.s3.faults",
-        description="Serve S3 from memory behind a proxy that fails as it is asked to, until the standard input ends.",
+        description="Serve S3 behind a proxy that fails as it is asked to, until the standard input ends.",
     )
     parser.add_argument("--seed", type=int, default=0, help="chooses which requests fail")
     for name in SHARES:
@@ -275,7 +276,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         **{name: getattr(options, name) for name in SHARES},
     )
     with ExitStack() as stack:
-        good = stack.enter_context(local.endpoint())
+        good = stack.enter_context(s3_servers.endpoint())
         bad = stack.enter_context(proxy(good["S3_ENDPOINT_URL"], faults))
         bucket.client(good).create_bucket(Bucket=options.bucket)
         print(json.dumps({"good": good["S3_ENDPOINT_URL"], "bad": bad, "bucket": options.bucket}), flush=True)
