@@ -2,7 +2,11 @@
 
 import os
 
+from med_assets.storage import lean_monai
+
 __version__ = "0.2.0"
 
-# MLflow reports its use to its makers as soon as it is imported, and MONAI imports it wherever it is installed.
+# MLflow reports its use to its makers as soon as it is imported.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+lean_monai.import_lazily()

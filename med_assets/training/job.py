@@ -9,7 +9,6 @@ import hashlib
 import json
 import platform
 import shutil
-import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -39,9 +38,6 @@ from med_assets.training.ranks import rank
 from med_assets.training.stopping import StopRequest
 from med_assets.training.task import ClosedForm, Task, Teacher, TrainingCase, build, used
 from med_assets.training.tracking import RUNS, WANDB_FOLDER, tracked
-
-# MONAI imports MLflow wherever it is installed, which takes seconds; what is sent to it is sent by another process, see `tracking`.
-sys.modules.setdefault("mlflow", None)  # type: ignore[arg-type]  # None is Python's own mark of a module that must not be imported
 
 RESUME = ("auto", "must", "never")
 """auto continues if there is a checkpoint, must refuses if there is none, never starts over."""
