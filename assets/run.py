@@ -30,6 +30,7 @@ from med_assets.records import Checkpoint
 from med_assets.settings import Workspace
 from med_assets.storage import names
 from med_assets.storage.files import keep_private
+from resources import sqlite
 
 
 def instance_of(ws: Workspace) -> dg.DagsterInstance:
@@ -39,6 +40,7 @@ def instance_of(ws: Workspace) -> dg.DagsterInstance:
     settings = home / "dagster.yaml"
     if not settings.exists():
         shutil.copyfile(Path(resources.__file__).parent / "dagster.yaml", settings)
+    sqlite.keep_engines()
     instance = dg.DagsterInstance.get()
     make_pools(instance)
     return instance

@@ -20,7 +20,7 @@ from assets import build_program, jobs, keys
 from bench.common import KEY, show
 from med_assets.landing import batches
 from med_assets.settings import Workspace
-from resources import WorkspaceResource
+from resources.workspace import WorkspaceResource
 from sensors.intake import intake_sensor
 from sensors.monitoring import monitoring_schedule
 from sensors.observe import SAME_TIME_S

@@ -12,6 +12,8 @@ from types import ModuleType
 from dagster._daemon import controller
 from dagster._grpc import server_watcher
 
+from resources import sqlite
+
 WEBSERVER, DAEMON = "dagster_webserver", "dagster._daemon"
 """Modules of the processes that this is for."""
 
@@ -42,4 +44,5 @@ def lengthen(process: str) -> None:
 if __name__ == "__main__":
     sys.argv = sys.argv[1:]
     lengthen(sys.argv[0])
+    sqlite.keep_engines()
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -29,6 +29,7 @@ from med_assets.launch.jobs import PRELOADED
 from med_assets.reporting import style
 from med_assets.settings import Workspace
 from med_assets.storage import preloaded
+from resources import sqlite
 from tests import code, fresh
 from tests.shared_phantoms import SHARED
 
@@ -80,6 +81,8 @@ if preloaded.VARIABLE not in os.environ:  # those of pytest-xdist share the pare
     _quiet = os.environ | {"GX_ANALYTICS_ENABLED": "false"}  # as whatever imports Great Expectations sets it before
     os.environ.update(_parents.enter_context(preloaded.parents(_imports, _quiet)))
     atexit.register(_parents.close)
+
+sqlite.keep_engines()  # as definitions.py, which few tests load, and for their own instances too
 
 GIVEN = frozenset(os.environ)
 """Names of the variables that the tests were started with, without those that imports set later."""

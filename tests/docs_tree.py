@@ -4,31 +4,39 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
-import sys
+import weakref
+from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryFile
-from typing import IO
+from tempfile import mkdtemp
 
+from med_assets.intake import reader
+from med_assets.launch.jobs import PRELOADED
 from med_assets.storage import preloaded
-from tests.conftest import GIVEN, REPOSITORY
+from tests import fresh
+from tests.conftest import REPOSITORY
 from tests.docs_blocks import OF_THIS_PAGE, blocks
 
 SOURCE = ("med_assets", "assets", "resources", "sensors", "conf", "definitions.py", "pyproject.toml")
 
 COMMANDS = """
-import json, os, sys
+import json, sys
 from med_assets.cli.main import main
-from med_assets.launch.jobs import PRELOADED
-from med_assets.storage import preloaded
 
-with preloaded.parents(PRELOADED, os.environ) as found:
-    os.environ.update(found)
-    for words in json.loads(sys.argv[1]):
-        if code := main(words):
-            sys.exit(f"med-assets {' '.join(words)}: exit status {code}")
+for words in json.loads(sys.argv[1]):
+    if code := main(words):
+        sys.exit(f"med-assets {' '.join(words)}: exit status {code}")
 """
-"""Commands one after another; the jobs that they start share the imports of one parent, which has the code of the copy."""
+"""Commands one after another."""
+
+PARENT = """
+import os, runpy, sys
+sys.argv.insert(2, str(os.getppid()))
+sys.path.insert(0, sys.path[0])
+runpy.run_module("med_assets.storage.preloaded", run_name="__main__", alter_sys=True)
+"""
+"""A parent of the jobs that commands start: it has the code of the copy, and the libraries of the one that it is forked from."""
 
 
 class Tree:
@@ -83,15 +91,7 @@ class Tree:
 
     def python(self, code: str, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
         """Run Python code on the copy, in a process that has nothing of the repository or of another copy."""
-        command = [sys.executable, "-m", "tests.fresh", str(self.folder), code, *words]
-        environment = {
-            name: text
-            for name, text in os.environ.items()
-            if name in GIVEN or name.startswith(preloaded.NOT_READ_BY_IMPORTS)
-        }
-        with TemporaryFile() as out, TemporaryFile() as err:
-            process = preloaded.start(command, environment | more, out.fileno(), err.fileno(), tied=True)
-            return subprocess.CompletedProcess(command, process.wait(), *(_written(file) for file in (out, err)))
+        return fresh.run(self.folder, code, *words, **self._parents, **more)
 
     def script(self, text: str) -> str:
         """Run Python code on the copy; returns what it printed."""
@@ -111,6 +111,20 @@ class Tree:
         assert all(words[0] == "med-assets" for words in lines)
         return self.python(COMMANDS, json.dumps([words[1:] for words in lines]))
 
+    @cached_property
+    def _parents(self) -> dict[str, str]:
+        """The variable that names parents of trainings and of readers, as `preloaded.parents` gives it; they end with this object."""
+        folder = mkdtemp(prefix="preloaded-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self._running = []
+        for module, names in (PRELOADED | reader.PRELOADED).items():
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+                listener.bind(f"{folder}/{module}")
+                listener.listen(64)
+                file = listener.fileno()
+                self._running.append(fresh.start(self.folder, PARENT, str(file), module, *names, keep=[file]))
+        return {preloaded.VARIABLE: folder}
+
 
 def _with_entry(content: str, name: str, text: str) -> str:
     """A source with imports added, and an entry at the end of a table, below the docstring of a class, or below a key of YAML."""
@@ -122,12 +136,6 @@ def _with_entry(content: str, name: str, text: str) -> str:
     content = content[: found.end()] + entry + content[found.end() :]
     first = re.search(r"^(from|import) ", content, re.MULTILINE) if imports else None
     return content[: first.start()] + imports + content[first.start() :] if first else content
-
-
-def _written(file: IO[bytes]) -> str:
-    """What a process has written to a file that it was given."""
-    file.seek(0)
-    return file.read().decode()
 
 
 def _files(root: Path) -> list[Path]:

@@ -6,6 +6,7 @@ It reads facts and infers nothing from pixels, so that changed expectations or l
 import re
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -19,6 +20,7 @@ from med_assets.preparation.expectations import INDEX, LOSSLESS, Expectation, ru
 from med_assets.records import USABLE, BatchAudit, PreparedCase, Status
 from med_assets.settings import Settings
 from med_assets.storage.files import digest
+from med_assets.storage.memo import Memo
 from med_assets.storage.versions import part_of, version_of, versioned
 
 KNOWN = "ExpectColumnValuesToNotBeNull"
@@ -66,15 +68,16 @@ def audited(
 
     That a fact is known at all is not asked of the cases that are `unlabelled`.
     """
-    import pandas as pd
-
-    specs = program.get(program_name).facts
-    frame = pd.DataFrame([dict(row) for row in facts], columns=[INDEX, *specs])
+    specs, expectations = program.get(program_name).facts, expectations_of(ws, program_name)
+    columns = (INDEX, *specs)
+    rows = [{name: row[name] for name in columns if name in row} for row in facts]
+    key = digest(repr(expectations), columns, repr(rows))
+    failing = _failing.get(key, partial(_failing_cases, expectations, columns, rows))
     of_case = {row[INDEX]: row for row in facts}
     found: dict[str, Audited] = {}
-    for outcome in run_suite(frame, expectations_of(ws, program_name)).results:
-        expectation, column = outcome.expectation, outcome.expectation.column
-        for case_id in outcome.failing:
+    for expectation, case_ids in zip(expectations, failing, strict=True):
+        column = expectation.column
+        for case_id in case_ids:
             if expectation.kind == KNOWN and case_id in unlabelled:
                 continue
             value = specs[column].written(of_case[case_id].get(column))
@@ -85,6 +88,21 @@ def audited(
                 else replace(before, warnings=(*before.warnings, text))
             )
     return found
+
+
+_failing: Memo[tuple[tuple[str, ...], ...]] = Memo()
+"""By expectations and facts the cases that fail each: a batch is audited whenever it is prepared again, mostly with the facts that it had."""
+
+
+def _failing_cases(
+    expectations: Sequence[Expectation], columns: Sequence[str], rows: Sequence[Mapping[str, Any]]
+) -> tuple[tuple[str, ...], ...]:
+    """The ids of the cases that fail each expectation, by Great Expectations."""
+    import pandas as pd
+
+    return tuple(
+        outcome.failing for outcome in run_suite(pd.DataFrame(rows, columns=list(columns)), expectations).results
+    )
 
 
 GOT = re.compile(r", got (\w+) = ")

@@ -19,7 +19,7 @@ from med_assets.intake.reading import Preparation
 from med_assets.preparation.checks import audit
 from med_assets.preparation.expectations import Expectation
 from med_assets.settings import Workspace
-from resources import WorkspaceResource
+from resources.workspace import WorkspaceResource
 from sensors.monitoring import monitoring_schedule
 from tests.med_assets.stages.builders import P, drop, files, take
 from tests.med_assets.stages.models import TRAIN, VAL, cases, configure, constant, model, score

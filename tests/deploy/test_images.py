@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import cache_from_source
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,11 @@ def image(instructions: list[Instruction], tmp_path_factory: pytest.TempPathFact
         for path in let_in:
             if (path == source or path.startswith(f"{source}/")) and (REPOSITORY / path).is_file():
                 (folder / path).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(REPOSITORY / path, folder / path)
+                shutil.copy2(REPOSITORY / path, folder / path)
+                compiled = Path(cache_from_source(str(REPOSITORY / path)))
+                if path.endswith(".py") and compiled.is_file():  # so that no process need compile it
+                    (folder / path).with_name("__pycache__").mkdir(exist_ok=True)
+                    shutil.copy2(compiled, cache_from_source(str(folder / path)))
     yield folder
     shutil.rmtree(folder)
 

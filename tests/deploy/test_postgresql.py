@@ -1,7 +1,5 @@
 """Dagster on a real PostgreSQL with the settings of `deploy/dagster`: what a site relies on when several machines share one database."""
 
-import multiprocessing
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,11 +21,13 @@ from assets import build_program, jobs, keys
 from assets.pools import make_pools
 from med_assets.landing import batches
 from med_assets.settings import Workspace
-from resources import WorkspaceResource, alive, retention
+from resources import alive, retention
+from resources.workspace import WorkspaceResource
 from sensors import observe, runs
 from sensors.intake import intake_sensor
 from sensors.update import update_sensor
-from tests import postgres
+from tests import fresh, postgres
+from tests.conftest import REPOSITORY
 
 STEP_S = 1.5
 
@@ -140,34 +140,36 @@ def test_trainings_and_backfills_of_days_keep_no_intake_and_no_update_waiting(in
     assert not {*update, long[2], long[5]} & {*_dequeued(instance)}
 
 
-def _train(home: str, environment: Mapping[str, str], log: str) -> None:
-    """What a machine does: one step in the pool of trainings."""
-    os.environ |= {**environment, "DAGSTER_HOME": home}
+MACHINE = f"""
+import sys, time
+from pathlib import Path
+import dagster as dg
+from assets import keys
+from assets.pools import make_pools
 
-    @dg.asset(pool=keys.POOL)
-    def checkpoint() -> None:
-        with Path(log).open("a") as stream:
-            started = time.time()
-            time.sleep(STEP_S)
-            stream.write(f"{started} {time.time()}\n")
+@dg.asset(pool=keys.POOL)
+def checkpoint() -> None:
+    with Path(sys.argv[1]).open("a") as stream:
+        started = time.time()
+        time.sleep({STEP_S})
+        stream.write(f"{{started}} {{time.time()}}\\n")
 
-    with dg.DagsterInstance.get() as instance:
-        make_pools(instance)
-        assert dg.materialize([checkpoint], instance=instance).success
+with dg.DagsterInstance.get() as instance:
+    make_pools(instance)
+    assert dg.materialize([checkpoint], instance=instance).success
+"""
+"""What a machine does: one step in the pool of trainings."""
 
 
 def test_a_pool_holds_across_machines(
     database: Mapping[str, str], instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
     make_pools(instance)
-    log, context = tmp_path / "log", multiprocessing.get_context("spawn")
-    homes = [postgres.settings(tmp_path / name) for name in ("one", "other")]
-    machines = [context.Process(target=_train, args=(str(home), {**database}, str(log))) for home in homes]
+    log = tmp_path / "log"
+    homes = [{"DAGSTER_HOME": str(postgres.settings(tmp_path / name))} for name in ("one", "other")]
+    machines = [fresh.start(REPOSITORY, MACHINE, str(log), environment={**database, **home}) for home in homes]
     for machine in machines:
-        machine.start()
-    for machine in machines:
-        machine.join(120)
-        assert machine.exitcode == 0
+        assert machine.wait(120) == 0
     first, second = sorted([float(word) for word in line.split()] for line in log.read_text().splitlines())
     assert first[1] <= second[0]
     assert instance.event_log_storage.get_concurrency_info(keys.POOL).active_slot_count == 0

@@ -16,7 +16,7 @@ from med_assets.intake import reader
 from med_assets.launch.jobs import PRELOADED
 from med_assets.storage import preloaded
 from tests import code
-from tests.conftest import COMMANDS
+from tests.conftest import COMMANDS, GIVEN
 
 SUBJECT = "subject"
 
@@ -309,18 +309,14 @@ with preloaded.parents({"subject": ()}, os.environ):
     ended(parent)
 
 
-@pytest.mark.parametrize(
-    "imports",
-    [PRELOADED, reader.PRELOADED, COMMANDS, {"tests.code": code.LIBRARIES}],
-    ids=["trainings", "readers", "commands", "code"],
-)
-def test_what_jobs_import_leaves_one_thread_so_that_they_are_forked(imports: dict[str, tuple[str, ...]]) -> None:
+@pytest.mark.parametrize("module", [*PRELOADED, *reader.PRELOADED, *COMMANDS, "tests.fresh", "tests.code"])
+def test_what_jobs_import_leaves_one_thread_so_that_they_are_forked(module: str) -> None:
     """A library that starts a thread when it is imported would make each process import all by itself, see THREADLESS for pyarrow."""
-    names = [name for module in imports.values() for name in module]
-    counting = f"import os, {', '.join(names)}; print(len(os.listdir('/proc/self/task')))"
-    variable, value = preloaded.THREADLESS
-    environment = os.environ | {variable: value}
-    assert subprocess.check_output([sys.executable, "-c", counting], text=True, env=environment).strip() == "1"
+    environment = {name: text for name, text in os.environ.items() if name in GIVEN}
+    process = preloaded.start([sys.executable, "-m", module], environment, tied=True)
+    process.kill()
+    process.wait()
+    assert isinstance(process, preloaded.Forked)
 
 
 def test_code_runs_in_a_forked_process_with_its_words_and_its_input() -> None:

@@ -5,7 +5,8 @@ import dagster as dg
 from assets import keys, results
 from med_assets.cli import stages
 from med_assets.settings import Workspace
-from resources import LauncherResource, WorkspaceResource
+from resources.launcher import LauncherResource
+from resources.workspace import WorkspaceResource
 from sensors.monitoring import monitoring_schedule
 from tests.med_assets.stages.builders import P
 from tests.med_assets.stages.models import TRAIN, VAL, cases, constant, model, score

@@ -12,7 +12,8 @@ from assets import keys, results
 from med_assets.deidentification import scan
 from med_assets.settings import Workspace
 from med_assets.storage import artifacts
-from resources import LauncherResource, WorkspaceResource
+from resources.launcher import LauncherResource
+from resources.workspace import WorkspaceResource
 from tests.cases.test_to_predict import champion, phantoms, strip
 from tests.invented import ingest
 from tests.sensors.builders import predictions

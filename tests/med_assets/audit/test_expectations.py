@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from med_assets.errors import ConfigurationError
+from med_assets.preparation import audit
 from med_assets.preparation.audit import KNOWN, audited, expectations_of
 from med_assets.preparation.expectations import Expectation, run_suite
 from med_assets.settings import Workspace
@@ -168,3 +169,29 @@ def test_labelled_and_unlabelled_cases_of_a_batch_are_audited_together(
     assert found["to_predict"].errors == (f"expected {low.meaning}, got slices = 1",)
     assert any(needed in text for text in found["labelled"].errors)
     assert len(found["labelled"].errors) == 2
+
+
+def test_facts_that_a_process_audited_under_the_same_expectations_are_not_audited_again(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suites: list[pd.DataFrame] = []
+
+    def counted(facts: pd.DataFrame, expectations: Any) -> Any:
+        suites.append(facts)
+        return run_suite(facts, expectations)
+
+    monkeypatch.setattr(audit, "run_suite", counted)
+    rows: list[dict[str, Any]] = [{"case_id": "of this test", "slices": 1}]
+    before = audited(workspace, "rt_dose", rows)
+    assert audited(workspace, "rt_dose", [dict(rows[0])]) == before
+    assert len(suites) == 1
+    unlabelled = audited(workspace, "rt_dose", rows, unlabelled={"of this test"})
+    assert len(unlabelled["of this test"].errors) == len(before["of this test"].errors) - 1
+    assert len(suites) == 1
+    assert audited(workspace, "rt_dose", [rows[0] | {"slices": 100}]) != before
+    assert audited(workspace, "rt_dose", [*rows, {"case_id": "another"}]).keys() == {"of this test", "another"}
+    assert len(suites) == 3
+    more = replace(IN_RANGE, column="slices")
+    monkeypatch.setattr(audit, "expectations_of", lambda ws, name: [*expectations_of(ws, name), more])
+    assert len(audited(workspace, "rt_dose", rows)["of this test"].errors) == len(before["of this test"].errors) + 1
+    assert len(suites) == 4

@@ -23,7 +23,8 @@ from med_assets.reporting.evaluation_sections import analyses
 from med_assets.reporting.report_facts import gather
 from med_assets.settings import Workspace
 from med_assets.storage.versions import versioned
-from resources import LauncherResource, WorkspaceResource
+from resources.launcher import LauncherResource
+from resources.workspace import WorkspaceResource
 from tests.med_assets.stages import models
 from tests.med_assets.stages.builders import P
 
