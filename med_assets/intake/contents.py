@@ -1,10 +1,11 @@
 """The stored files of a case: what they are by hash, and how they are written once no identity is found in them."""
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from med_assets.dicom.sop_classes import MODALITIES
 from med_assets.errors import CaseRejected
@@ -42,6 +43,14 @@ def content_hash(datasets: list["Dataset"]) -> str:
 
 def object_hash(ds: "Dataset") -> str | None:
     """What an object adds to the content hash; None where it has neither pixels nor contours."""
+    content = _content(ds)
+    return None if content is None else digest(*content)
+
+
+def _content(ds: "Dataset") -> list[Any] | None:
+    """The values of an object that its hash is made of. An element that is not decoded yet stays so."""
+    from med_assets.dicom.undecoded import plain, tag_of_keyword
+
     contours = [
         [_numbers(contour, "ContourData") for contour in getattr(roi, "ContourSequence", [])]
         for roi in getattr(ds, "ROIContourSequence", [])
@@ -54,8 +63,9 @@ def object_hash(ds: "Dataset") -> str | None:
     ]
     if "PixelData" not in ds and not contours:
         return None
-    content = [ds.get("Modality", ""), bytes(ds.get("PixelData", b"")), position, contours]
-    return digest(*content, frames) if frames else digest(*content)
+    modality = plain(ds.get_item(tag_of_keyword("Modality"))) or ds.get("Modality", "")
+    content = [modality, bytes(ds.get("PixelData", b"")), position, contours]
+    return [*content, frames] if frames else content
 
 
 def _frame_place(groups: "Dataset") -> list[list[float]]:
@@ -96,38 +106,51 @@ def store_objects(
     vocabulary: Collection[str],
     profile: "Profile",
 ) -> tuple[Content, dict[str, str]]:
-    """Write de-identified objects to `folder` once no identity is found in them; what they are, and SHA-256 of each by name."""
+    """Write de-identified objects to `folder` once no identity is found in them; what they are, and SHA-256 of each by name.
+
+    Another thread hashes while this one looks for identity.
+    """
     from med_assets.deidentification.residual import residual_phi
     from med_assets.dicom.elements import text
     from med_assets.dicom.encoded import to_parts
     from med_assets.dicom.write import is_synthetic
 
     datasets.sort(key=lambda ds: text(ds, "SOPInstanceUID"))
-    leaks = residual_phi(datasets, known=known, roi_vocabulary=vocabulary, profile=profile)
-    if leaks:
-        tags = sorted({str(leak.tag) for leak in leaks})
-        raise CaseRejected(
-            "residual_phi",
-            f"expected no identity after de-identification, got some in {tags}; nothing was stored, report the tags",
-        )
-    folder.mkdir(parents=True)
-    hashes = {}
-    for number, ds in enumerate(datasets):
-        name, sha256 = f"{number:04d}.dcm", hashlib.sha256()
-        with (folder / name).open("wb") as stream:
-            for part in to_parts(ds):
-                sha256.update(part)
-                stream.write(part)
-        hashes[name] = sha256.hexdigest()
-    version, parts = digest(list(hashes.values())), list(map(object_hash, datasets))
+    with ThreadPoolExecutor(1, thread_name_prefix="hashes") as beside:
+        encoded = list(map(to_parts, datasets))
+        of_files = [beside.submit(_sha256, parts) for parts in encoded]
+        of_objects = [content and beside.submit(digest, *content) for content in map(_content, datasets)]
+        leaks = residual_phi(datasets, known=known, roi_vocabulary=vocabulary, profile=profile)
+        if leaks:
+            beside.shutdown(cancel_futures=True)
+            tags = sorted({str(leak.tag) for leak in leaks})
+            raise CaseRejected(
+                "residual_phi",
+                f"expected no identity after de-identification, got some in {tags}; nothing was stored, report the tags",
+            )
+        folder.mkdir(parents=True)
+        names = [f"{number:04d}.dcm" for number in range(len(datasets))]
+        for name, parts in zip(names, encoded, strict=True):
+            with (folder / name).open("wb") as stream:
+                stream.writelines(parts)
+        hashes = {name: of_file.result() for name, of_file in zip(names, of_files, strict=True)}
+        parts_of = [of_object and of_object.result() for of_object in of_objects]
+    version = digest(list(hashes.values()))
     images = [text(ds, "Modality") in IMAGES for ds in datasets]
     given = {text(ds, "ClinicalTrialSiteID") for ds, image in zip(datasets, images, strict=True) if image}
     written = Content(
         version,
-        digest(sorted(filter(None, parts))),
-        digest(sorted(part for part, image in zip(parts, images, strict=True) if part and image)),
+        digest(sorted(filter(None, parts_of))),
+        digest(sorted(part for part, image in zip(parts_of, images, strict=True) if part and image)),
         f"raw/{version}",
         next(iter(given - {""}), None) if len(given) == 1 else None,
         any(is_synthetic(ds) for ds in datasets),
     )
     return written, hashes
+
+
+def _sha256(parts: Iterable[bytes]) -> str:
+    sha256 = hashlib.sha256()
+    for part in parts:
+        sha256.update(part)
+    return sha256.hexdigest()
