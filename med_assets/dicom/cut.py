@@ -20,7 +20,9 @@ from pydicom.uid import (
 from med_assets.dicom.bounds import LONG, SHORT, UNDEFINED, ElementBounds
 from med_assets.dicom.undecoded import plain, tag_of
 
-_META_START = 132
+META_START = 132
+"""Where the file meta begins, behind the preamble."""
+
 _META_GROUP, _GROUP_LENGTH, _SYNTAX, _CHARACTER_SET = b"\x02\x00", 0x00020000, 0x00020010, 0x00080005
 _SYNTAXES = frozenset(map(str, AllTransferSyntaxes)) - {DeflatedExplicitVRLittleEndian}
 _CODES = {code: code.decode() for code in SHORT | LONG}
@@ -50,7 +52,7 @@ def cut(data: bytes, places: Sequence[ElementBounds]) -> FileDataset | None:
             elements[tag] = element
             continue
         representation = _CODES[place.code] if place.code else None
-        value = data[place.value : place.value + place.length] if place.length else _empty(representation)
+        value = data[place.value : place.value + place.length] if place.length else empty_value(representation)
         elements[tag] = RawDataElement(tag, representation, place.length, value, 0, implicit, little)
         if place.tag == _CHARACTER_SET:
             encoding = list(_encodings(elements[tag]))
@@ -61,10 +63,10 @@ def cut(data: bytes, places: Sequence[ElementBounds]) -> FileDataset | None:
 
 def _meta(data: bytes) -> tuple[dict[BaseTag, RawDataElement] | None, int]:
     """The elements of the file meta, and where it ends; None where its length is not its first element, or is not in explicit VR."""
-    if data[128:_META_START] != b"DICM":
+    if data[128:META_START] != b"DICM":
         return None, 0
     elements: dict[BaseTag, RawDataElement] = {}
-    position = _META_START
+    position = META_START
     while data[position : position + 2] == _META_GROUP:
         group, element, code, length = struct.unpack_from("<HH2sH", data, position)
         tag, representation = tag_of(group << 16 | element), _CODES.get(code)
@@ -76,7 +78,7 @@ def _meta(data: bytes) -> tuple[dict[BaseTag, RawDataElement] | None, int]:
             position += 4
         if length == UNDEFINED:
             return None, 0
-        value = data[position : position + length] if length else _empty(representation)
+        value = data[position : position + length] if length else empty_value(representation)
         elements[tag] = RawDataElement(tag, representation, length, value, 0, False, True)
         position += length
     return elements or None, position
@@ -93,7 +95,8 @@ def _undefined(
 
 
 @lru_cache
-def _empty(representation: str | None) -> bytes | None:
+def empty_value(representation: str | None) -> bytes | None:
+    """The value of an element without bytes, as pydicom has it."""
     value = empty_value_for_VR(representation, raw=True)
     assert value is None or isinstance(value, bytes)
     return value

@@ -27,6 +27,7 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import STR_VR
 
+from med_assets.dicom.alike import MOST_BYTES, Alike
 from med_assets.dicom.archives import START_BYTES, is_archive
 from med_assets.dicom.bounds import Extent, measure
 from med_assets.dicom.cut import cut
@@ -80,25 +81,40 @@ class Shelf:
         self.described: dict[Hashable, Any] = {}
         """What `discover` made of the headers of files, by all that is the same in the slices of a series: of MOST_SERIES at a time."""
 
-        self._contents: dict[Path, bytes] = {}
+        self.alike = Alike()
+        self._contents: dict[Path, bytes | Cut] = {}
 
     def start(self, path: Path) -> bytes:
         """Return the first bytes of a plain file, which is kept where it is a DICOM file and memory allows it. Raises OSError."""
         with path.open("rb", buffering=0) as stream:
-            first = stream.read(START_BYTES)
+            first = stream.read(MOST_BYTES) or b""
             size = os.fstat(stream.fileno()).st_size
             if first[128:132] == b"DICM" and size <= self.bytes_left:
-                stream.seek(0)
-                content = stream.read()
-                self._contents[path] = content
-                self.bytes_left -= len(content)
-        return first
+                dataset = self.alike.cut(first, size, lambda at, n_bytes: os.pread(stream.fileno(), n_bytes, at))
+                if dataset is not None:
+                    self._contents[path] = Cut(dataset, size)
+                    self.bytes_left -= size
+                else:
+                    stream.seek(0)
+                    content = stream.read()
+                    self._contents[path] = content
+                    self.bytes_left -= len(content)
+        return first[:START_BYTES]
 
-    def take(self, path: Path) -> bytes | None:
+    def take(self, path: Path) -> bytes | Cut | None:
         """Return the content of a file and keep it no longer; None where it was not kept."""
         content = self._contents.pop(path, None)
-        self.bytes_left += len(content or b"")
+        if isinstance(content, bytes):
+            self.bytes_left += len(content)
         return content
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A file whose elements are known already, and its bytes, which are not given back yet."""
+
+    dataset: FileDataset
+    n_bytes: int
 
 
 @dataclass
@@ -172,6 +188,10 @@ class Reading:
 
 
 def read(path: Path, *, header_only: bool, shelf: Shelf | None = None) -> Reading:
+    kept = None if shelf is None else shelf.take(path)
+    if shelf is not None and isinstance(kept, Cut):
+        return Reading(kept.dataset, 0, Parsed(shelf, kept.n_bytes, kept.dataset))
+    content = kept if isinstance(kept, bytes) else None
     try:
         if path.is_symlink():
             code = "folder_link" if path.is_dir() else "file_link"
@@ -184,7 +204,6 @@ def read(path: Path, *, header_only: bool, shelf: Shelf | None = None) -> Readin
             )
         if path.exists() and not path.is_file():
             raise CaseRejected("not_plain_file", "Expected a plain file; got a pipe, socket or device. Remove it.")
-        content = None if shelf is None else shelf.take(path)
         with path.open("rb") if content is None else io.BytesIO(content) as stream:
             _require_dicom(stream, path)
             if content is None and shelf is not None and os.fstat(stream.fileno()).st_size <= shelf.bytes_left:
@@ -213,6 +232,7 @@ def _parse(stream: BinaryIO, data: bytes | mmap.mmap, header_only: bool, shelf: 
         trailing_bytes = extent.trailing_bytes
         if shelf is not None and extent.regular and (whole := _whole(bytes(data), extent)) is not None:
             shelf.bytes_left -= size
+            shelf.alike.learn(bytes(data), extent.places, whole)
             return Reading(whole, 0, Parsed(shelf, size, whole))
         if extent.inflated is not None:
             stream = io.BytesIO(extent.inflated)

@@ -8,6 +8,7 @@ may have been taken over by one.
 
 import atexit
 import base64
+import gc
 import json
 import math
 import os
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -42,13 +44,13 @@ from med_assets.intake.reading import (
     Help,
     Originals,
     Preparation,
-    Step,
     StoredCase,
     Task,
     prepare_case,
     read_originals,
     where,
 )
+from med_assets.intake.steps import Note, NoteFile, Step, ending
 from med_assets.landing.batches import UNREADABLE
 from med_assets.records import CaseVersion
 from med_assets.settings import Settings, without_secrets
@@ -76,6 +78,9 @@ NOT_FINAL = (UNREADABLE, CRASHED, TIME_LIMIT, OUT_OF_MEMORY)
 
 MAY_LACK_MEMORY = frozenset({*NOT_FINAL, PREPARATION_FAILED, "undecodable_pixels"})
 """Reasons that a lack of memory may have, since decoders and libraries say what they like then."""
+
+NOTHING_YET = Step("", 0.0)
+"""The step of a process that ended before it was given anything to do."""
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 """Environment of each process: there is one for each core, and sums do not depend on how many threads share them."""
@@ -134,17 +139,19 @@ class _Process:
 
     def __init__(self, memory_gb: float) -> None:
         self.owner, self.limits, self.working, self.ready = os.getpid(), _limits(memory_gb), False, False
+        self.notes = NoteFile.new()
         ours, theirs = socket.socketpair()
         environment = without_secrets() | ONE_THREAD
         searched = environment.get("PYTHONPATH", "").split(os.pathsep)
         environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(filter(None, (str(preloaded.ROOT), *searched))))
         with theirs, Path(os.devnull).open("wb") as nowhere:
             # -P: a module in the present folder, which may be one of strangers, is never imported.
-            command = [sys.executable, "-P", "-m", __name__, str(theirs.fileno()), str(os.getpid()), str(memory_gb)]
+            keep = [theirs.fileno(), self.notes.descriptor]
+            command = [sys.executable, "-P", "-m", __name__, *map(str, (*keep, os.getpid(), memory_gb))]
 
             def start() -> preloaded.Process:
                 nothing = nowhere.fileno()  # libraries print values of files
-                return preloaded.start(command, environment, nothing, nothing, keep=[theirs.fileno()], tied=True)
+                return preloaded.start(command, environment, nothing, nothing, keep=keep, tied=True)
 
             self.process = _starter().submit(start).result()
         self.connection, self._answers = Connection(ours.detach()), select.poll()
@@ -152,7 +159,7 @@ class _Process:
 
     def answers_within(self, limit_s: float | None) -> bool:
         """Wait for an answer, or the end of the process; whether there was one in time. A slice has several: `Connection.poll` takes ten times as long."""
-        return bool(self._answers.poll(None if limit_s is None else math.ceil(1000 * limit_s)))
+        return bool(self._answers.poll(None if limit_s is None else max(0, math.ceil(1000 * limit_s))))
 
     def wait_until_ready(self) -> None:
         """Wait until the process has imported what it needs. Raises ReaderFailed."""
@@ -175,6 +182,7 @@ class _Process:
     def end(self) -> None:
         """End the process and wait for it."""
         self.connection.close()
+        self.notes.close()
         if self.owner == os.getpid():
             self.process.kill()
             with suppress(subprocess.TimeoutExpired):  # the system may hold it until a disk answers
@@ -294,14 +302,14 @@ class Readers:
     def help(self, keep: Keep, division: Division, stay: Callable[[], bool]) -> None:
         """Work on parts of an entry that another process reads, or read, until none is left, see `Division.last`."""
         process: _Process | None = None
-        step = Step("", self.ws.intake_file_s)
         while not self.stopped and (order := division.last(stay)) is not None:
             kind, number = order
             try:
                 assert division.task is not None
-                process = process or self._send(Help(division.task), step)
+                process = process or self._send(Help(division.task))
+                process.notes.clear()
                 self._order(process, order)
-                self._helped(process, step, keep, division, number)
+                self._helped(process, keep, division, number)
             except _Ended:
                 process = None
                 if kind != CASES:
@@ -315,12 +323,12 @@ class Readers:
         if process is not None and not self.stopped:
             with suppress(_Ended):  # all that it did is kept
                 self._order(process, None)
-                next(self._answers(process, step))
+                next(self._answers(process))
                 process.working = False
 
-    def _helped(self, process: _Process, step: Step, keep: Keep, division: Division, number: int) -> None:
+    def _helped(self, process: _Process, keep: Keep, division: Division, number: int) -> None:
         """Wait until a part of another's entry is done."""
-        for kind, values in self._answers(process, step):
+        for kind, values in self._answers(process):
             if kind == "next":
                 return
             if kind in ("case", "refused"):
@@ -368,7 +376,7 @@ class Readers:
         """
         step = Step(key, limit_s or 0.0)
         try:
-            process = self._send(work, step)
+            process = self._send(work)
             try:
                 if not process.answers_within(limit_s):
                     raise self._ended(step, TIME_LIMIT)
@@ -386,13 +394,14 @@ class Readers:
             self._require_enough_memory([rejected.code])
             raise
 
-    def _send(self, task: Any, step: Step) -> _Process:
+    def _send(self, task: Any) -> _Process:
         process = self._running()
         process.working = True
+        process.notes.clear()
         try:
             process.connection.send((without_secrets() | ONE_THREAD, self.memory_gb, task))
         except OSError:  # it ended while it waited for work
-            raise self._ended(step, CRASHED) from None
+            raise self._ended(NOTHING_YET, CRASHED) from None
         return process
 
     @staticmethod
@@ -408,12 +417,12 @@ class Readers:
             raise CaseRejected(UNREADABLE, message)
 
     def _attempt(self, task: Task | Originals, keep: Keep, division: Division) -> EntryResult:
-        done, step = EntryResult(), Step("", self.ws.intake_file_s)
+        done = EntryResult()
         if isinstance(task, Task):
             division.task = task
-        process = self._send(task, step)
+        process = self._send(task)
         part: int | None = None
-        for kind, values in self._answers(process, step):
+        for kind, values in self._answers(process):
             if kind == "files":
                 done.files += [FileOutcome(Path(path), member, outcome) for path, member, outcome in values]
             elif kind == "header":
@@ -436,26 +445,25 @@ class Readers:
             done.cases += division.cases()
         return done
 
-    def _answers(self, process: _Process, step: Step) -> Iterator[tuple[str, Any]]:
-        """What the process answers, but for the steps that it announces, within whose time it must. `step` is what it does first."""
+    def _answers(self, process: _Process) -> Iterator[tuple[str, Any]]:
+        """What the process answers, each time within the time of the step that it has noted."""
         while True:
+            first = Note(Step("", self.ws.intake_file_s), time.monotonic())
             try:
-                if not process.answers_within(step.limit_s):
-                    raise self._ended(step, TIME_LIMIT)
-                kind, values = json.loads(process.connection.recv_bytes())
+                while not process.answers_within(left_s := (process.notes.read() or first).left_s(first.began_s)):
+                    if left_s <= 0:
+                        raise self._ended((process.notes.read() or first).step, TIME_LIMIT)
+                answer = json.loads(process.connection.recv_bytes())
             except (EOFError, OSError):
-                raise self._ended(step, CRASHED) from None
-            if kind == "step":
-                step = Step(*values)
-            else:
-                yield kind, values
+                raise self._ended((process.notes.read() or first).step, CRASHED) from None
+            yield answer
 
     def _order(self, process: _Process, order: Any) -> None:
         """Say on what part the process is to work next, None for no more."""
         try:
             process.connection.send(order)
         except OSError:
-            raise self._ended(Step("", 0.0), CRASHED) from None
+            raise self._ended(NOTHING_YET, CRASHED) from None
 
     def _running(self) -> _Process:
         if self._process is not None and self._process.working:  # for work that nobody waits for any more
@@ -483,23 +491,11 @@ class Readers:
             with suppress(subprocess.TimeoutExpired):
                 process.process.wait(END_LIMIT_S)
         process.end()
-        status = process.process.returncode or 0
-        what = step.key.partition(" ")[0] or "entry"
-        if code == TIME_LIMIT:
-            text = (
-                f"expected this {what} to be read within {step.limit_s:.0f} s (MED_ASSETS_INTAKE_FILE_S), it was not. Export it again, "
-                f"or allow more time and take the batch in again with `med-assets ingest PROGRAM --batch BATCH`"
-            )
-        else:
-            how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-            text = (
-                f"expected this {what} to be readable; the process that read it ended with {how}, as decoders do on damaged "
-                f"bytes, and all do beyond {self.ws.intake_memory_gb:.1f} GB (MED_ASSETS_INTAKE_MEMORY_GB). Export it again, uncompressed"
-            )
-        return _Ended(step.key, code, text)
+        status = None if code == TIME_LIMIT else process.process.returncode or 0
+        return _Ended(step.key, code, ending(step, status, self.ws.intake_memory_gb))
 
 
-def _serve(connection: Connection) -> None:
+def _serve(connection: Connection, notes: NoteFile) -> None:
     """Read entries until the other end is closed."""
     from med_assets.deidentification import residual  # noqa: F401 - imported before the first step's time runs
     from med_assets.deidentification.deidentify import Deidentifier
@@ -518,7 +514,7 @@ def _serve(connection: Connection) -> None:
 
     def report(message: Step | FileOutcome) -> None:
         if isinstance(message, Step):
-            answer("step", (message.key, message.limit_s))
+            notes.write(message)
         else:
             outcomes.append((message.path, message.member, message.outcome))
 
@@ -534,6 +530,7 @@ def _serve(connection: Connection) -> None:
             answer("next", None)
 
     keep_freed_memory()
+    gc.freeze()  # what is imported stays, and is looked through no more
     connection.send_bytes(b"ready")
     while True:
         give_back_memory()
@@ -584,8 +581,9 @@ def _limit_memory(memory_gb: float) -> None:
 
 
 def main() -> None:
-    """The process: a socket's number, the process id of who watches, which `ps` shows, and GB of memory that it may use."""
-    descriptor, memory_gb = int(sys.argv[1]), float(sys.argv[3])
+    """The process: the numbers of a socket and of a file of notes, the process id of who watches, which `ps` shows, and GB of memory
+    that it may use."""
+    descriptor, notes, memory_gb = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[4])
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # who watches gets it too, and decides
     preloaded.end_with(os.getppid())  # had who watches ended before, the connection is closed
@@ -593,7 +591,7 @@ def main() -> None:
     most = int(memory_gb * 1e9) if hard == resource.RLIM_INFINITY else min(int(memory_gb * 1e9), hard)
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold what was read
-    _serve(Connection(descriptor))
+    _serve(Connection(descriptor), NoteFile(notes))
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from med_assets.intake.parts import (
     header_row,
     size_of,
 )
+from med_assets.intake.steps import Step
 from med_assets.landing.batches import UNREADABLE
 from med_assets.records import CaseVersion, Status
 from med_assets.settings import Settings, Workspace
@@ -120,7 +121,7 @@ class Originals:
     refused: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
-def read_originals(task: Originals, announce: Callable[["Step"], None]) -> Iterator[dict[str, Any]]:
+def read_originals(task: Originals, announce: Callable[[Step], None]) -> Iterator[dict[str, Any]]:
     """Yield the header of each DICOM file, but of those that are refused."""
     from med_assets.deidentification.relink import read_header
 
@@ -155,14 +156,6 @@ def prepare_case(task: Preparation) -> None:
 def _beyond_memory(ws: Settings, expected: str) -> str:
     limit = f"{ws.intake_memory_gb:.1f} GB of memory (MED_ASSETS_INTAKE_MEMORY_GB)"
     return f"expected {expected} within {limit}, got one that takes more; allow more, or send it in parts"
-
-
-@dataclass(frozen=True)
-class Step:
-    """What is about to be read: a key that is the same in each attempt, and the seconds that it may take."""
-
-    key: str
-    limit_s: float
 
 
 @dataclass(frozen=True)
