@@ -15,6 +15,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from med_assets.errors import ConfigurationError
+from med_assets.storage.files import canonical_json
 from med_assets.storage.memory import without_collecting
 
 if TYPE_CHECKING:
@@ -131,11 +132,9 @@ def run_suite(facts: "pd.DataFrame", expectations: Sequence[Expectation]) -> Aud
     _refuse_mistakes(facts, expectations)
     if facts.empty or not expectations:
         return AuditResult(True, tuple(Result(e, True, "", len(facts), ()) for e in expectations))
-    table = facts.reset_index(drop=True)
-    with _quiet_context() as context:
-        outcomes = _validated(context, table, expectations)
+    outcomes = _validated(facts.reset_index(drop=True), expectations)
     results = tuple(
-        _result(expectation, table, outcome) for expectation, outcome in zip(expectations, outcomes, strict=True)
+        _result(expectation, facts, outcome) for expectation, outcome in zip(expectations, outcomes, strict=True)
     )
     return AuditResult(all(r.passed or r.expectation.severity == "warn" for r in results), results)
 
@@ -156,41 +155,56 @@ def _refuse_mistakes(facts: "pd.DataFrame", expectations: Sequence[Expectation])
 
 
 @contextmanager
-def _quiet_context() -> Iterator[Any]:
-    """An ephemeral context; analytics and the version check are off before the package is imported."""
-    gx = _imported()
+def _quiet() -> Iterator[None]:
+    """Great Expectations logs errors alone in the block."""
     # The second sets a level of its own, and reports each of its temporary folders.
     loggers = [logging.getLogger(name) for name in ("great_expectations", "great_expectations.data_context.types.base")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        context = gx.get_context(mode="ephemeral")
-        context.variables.progress_bars = {"globally": False, "metric_calculations": False}
-        yield context
+        yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
 
 
-def _validated(context: Any, table: "pd.DataFrame", expectations: Sequence[Expectation]) -> list[Any]:
+_one_table = threading.Lock()
+"""Held while a table is in `_asset`, which has one at a time."""
+
+
+@cache
+def _asset() -> tuple[Any, Any]:
+    """An ephemeral context with a data asset, which `_validated` gives its table; made once in a process, since it takes a third of the
+    time of a suite. Analytics and the version check are off before the package is imported.
+    """
+    context = _imported().get_context(mode="ephemeral")
+    context.variables.progress_bars = {"globally": False, "metric_calculations": False}
+    return context, context.data_sources.add_pandas("facts").add_dataframe_asset("facts")
+
+
+def _validated(table: "pd.DataFrame", expectations: Sequence[Expectation]) -> list[Any]:
     """The outcome of each expectation, in their order; one validation of the whole suite shares what they measure.
 
     Of what is held against each value it is asked first only whether it holds: counts and lists of cases take two thirds of the time.
     """
-    definition = (
-        context.data_sources.add_pandas("facts")
-        .add_dataframe_asset("facts")
-        .add_batch_definition_whole_dataframe("all")
-    )
-    batch = definition.get_batch({"dataframe": table})
-    asked = {place: _build(expectation, place) for place, expectation in enumerate(expectations)}
-    of_values = {place: one for place, one in asked.items() if _holds_for_all_or_fails(one)}
-    outcomes = _outcomes(batch, of_values, {"result_format": "BOOLEAN_ONLY"}) if of_values else {}
-    in_full = [place for place in asked if place not in outcomes or not outcomes[place].success]
-    if in_full:
-        listing = {"result_format": "COMPLETE", "unexpected_index_column_names": [INDEX]}
-        outcomes |= _outcomes(batch, {place: _build(expectations[place], place) for place in in_full}, listing)
+    with _one_table, _quiet():
+        _, asset = _asset()
+        batch = asset.get_batch(asset.build_batch_request({"dataframe": table}))
+        try:
+            asked = dict(enumerate(expectations))
+            of_values = {place: one for place, one in asked.items() if _holds_for_all_or_fails(_build(one, place))}
+            outcomes = _outcomes(batch, of_values, {"result_format": "BOOLEAN_ONLY"}) if of_values else {}
+            in_full = {
+                place: one for place, one in asked.items() if place not in outcomes or not outcomes[place].success
+            }
+            if in_full:
+                listing = {"result_format": "COMPLETE", "unexpected_index_column_names": [INDEX]}
+                outcomes |= _outcomes(batch, in_full, listing)
+        finally:  # the table is not kept
+            manager = batch.data.execution_engine.batch_manager
+            manager.reset_batch_cache()
+            manager.batch_data_cache.clear()
     return [outcomes[place] for place in range(len(expectations))]
 
 
@@ -201,13 +215,53 @@ def _holds_for_all_or_fails(expectation: Any) -> bool:
     return isinstance(expectation, ColumnMapExpectation) and expectation.mostly == 1
 
 
-def _outcomes(batch: Any, expectations: Mapping[int, Any], result_format: Mapping[str, Any]) -> dict[int, Any]:
+def _outcomes(batch: Any, asked: Mapping[int, Expectation], result_format: Mapping[str, Any]) -> dict[int, Any]:
     """The outcomes of a validation by the numbers of the expectations; those that raise come first in its results."""
-    import great_expectations as gx
+    context, _ = _asset()
+    name = canonical_json([[place, one.column, one.kind, dict(one.kwargs)] for place, one in asked.items()])
+    built = [_build(one, place).configuration for place, one in asked.items()]
+    validator = _planned_validator()(batch.data.execution_engine, data_context=context, batches=[batch])
+    validator.plan = f"{name} {canonical_json(result_format)}"
+    found = validator.graph_validate(configurations=built, runtime_configuration={"result_format": dict(result_format)})
+    return {outcome.expectation_config.meta[PLACE]: outcome for outcome in found}
 
-    suite = gx.ExpectationSuite("audit", expectations=list(expectations.values()))
-    found = batch.validate(suite, result_format=dict(result_format))
-    return {outcome.expectation_config.meta[PLACE]: outcome for outcome in found.results}
+
+MAX_PLANS = 64
+"""Plans of `_planned_validator` that are kept: the whole suite of each program, and the parts of it that fail now and then."""
+
+
+@cache
+def _planned_validator() -> Any:
+    """The validator of Great Expectations, which finds out once for each suite what the expectations measure: two thirds of its time.
+
+    What they measure depends on their arguments and on the form of the result, not on the table.
+    """
+    from great_expectations.validator.validator import Validator
+
+    plans: dict[str, tuple[list[Any], list[Any]]] = {}
+
+    class Planned(Validator):
+        plan = ""
+        """What is asked, and in which form."""
+
+        def _generate_metric_dependency_subgraphs_for_each_expectation_configuration(
+            self, *given: Any, **named: Any
+        ) -> tuple[list[Any], list[Any], list[Any]]:
+            if self.plan not in plans:
+                graphs, refused, configurations = (
+                    super()._generate_metric_dependency_subgraphs_for_each_expectation_configuration(*given, **named)
+                )
+                if refused:
+                    return graphs, refused, configurations
+                for configuration in configurations:  # else each validation makes its expectation anew
+                    configuration.__dict__["to_domain_obj"] = cache(configuration.to_domain_obj)
+                while len(plans) >= MAX_PLANS:
+                    plans.pop(next(iter(plans)), None)
+                plans[self.plan] = graphs, configurations
+            graphs, configurations = plans[self.plan]
+            return graphs, [], list(configurations)
+
+    return Planned
 
 
 def _result(expectation: Expectation, table: "pd.DataFrame", outcome: Any) -> Result:
@@ -241,7 +295,7 @@ def _build(expectation: Expectation, place: int) -> Any:
 
 @cache
 def _remembering(kind: Any) -> Any:
-    """A kind whose configuration is made once for each expectation: Great Expectations asks it sixty times, half of its time."""
+    """A kind whose configuration, and what it measures, are made once for each expectation: Great Expectations asks it sixty times, half of its time."""
     from great_expectations.compatibility import pydantic
 
     def configuration(self: Any) -> Any:
@@ -249,14 +303,26 @@ def _remembering(kind: Any) -> Any:
             self._made = kind.configuration.fget(self)
         return self._made
 
+    def get_validation_dependencies(
+        self: Any, execution_engine: Any = None, runtime_configuration: Any = None, **named: Any
+    ) -> Any:
+        asked = canonical_json(runtime_configuration)
+        if asked not in self._measured:
+            self._measured[asked] = kind.get_validation_dependencies(
+                self, execution_engine, runtime_configuration, **named
+            )
+        return self._measured[asked]
+
     def set_attribute(self: Any, name: str, value: Any) -> None:
         kind.__setattr__(self, name, value)
-        if name != "_made":
-            self._made = None
+        if name not in ("_made", "_measured"):
+            self._made, self._measured = None, {}
 
     members = {
         "_made": pydantic.PrivateAttr(None),
+        "_measured": pydantic.PrivateAttr(default_factory=dict),
         "configuration": property(configuration),
+        "get_validation_dependencies": get_validation_dependencies,
         "__setattr__": set_attribute,
     }
     return type(kind)(f"{kind.__name__}Remembering", (kind,), {"__module__": __name__, **members})

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -139,6 +140,29 @@ def test_a_suite_is_validated_once_and_once_more_what_fails_and_each_outcome_kee
     )
     assert [one.expectation for one in audit.results] == asked
     assert [one.failing for one in audit.results] == [("b2",), (), ("a1", "b2", "c3"), ("b2",), ("b2",)]
+
+
+def test_what_a_suite_measures_is_found_out_once_and_each_table_has_outcomes_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from great_expectations.validator.metrics_calculator import MetricsCalculator
+
+    planned = []
+    build = MetricsCalculator.build_metric_dependency_graph
+
+    def counted(self: MetricsCalculator, *given: Any, **named: Any) -> Any:
+        planned.append(self)
+        return build(self, *given, **named)
+
+    monkeypatch.setattr(MetricsCalculator, "build_metric_dependency_graph", counted)
+    suite = [replace(IN_RANGE, kwargs={"min_value": 61.5}), Expectation("site", "ExpectColumnValuesToNotBeNull")]
+    tables = [FACTS, FACTS.assign(d95_gy=[70.0, 71.0, 1.0]), FACTS.assign(d95_gy=70.0, site=["brain", None, "brain"])]
+    expected = [[("b2",), ()], [("c3",), ()], [(), ("b2",)]]
+    for _ in range(2):
+        with ThreadPoolExecutor(3) as threads:
+            results = list(threads.map(lambda table: run_suite(table, suite), tables))
+        assert [[one.failing for one in result.results] for result in results] == expected
+    assert len(planned) == 4, "two that are to hold, and each of them to list its cases"
 
 
 def test_one_expectation_that_can_not_be_evaluated_is_named_among_others() -> None:
