@@ -30,7 +30,7 @@ _NOT_CUT = frozenset({b"SQ", b"UN"})
 
 _PIXEL_DATA = 0x7FE00010
 _ENCODING = (0, False, True)
-"""Place in the file, which is left out, and encoding of the elements that are kept."""
+"""Position in the file, which is left out, and encoding of the elements that are kept."""
 
 _SHORT_LENGTH, _LONG_LENGTH = struct.Struct("<H").unpack_from, struct.Struct("<I").unpack_from
 
