@@ -26,6 +26,9 @@ class Division:
     call_help: Callable[[], None] = lambda: None
     """Called when there is so much work that others can help."""
 
+    needless: Callable[[], bool] = lambda: False
+    """Whether no case is to be read after all; asked, and perhaps waited for, before the first one is."""
+
     task: Task | None = None
     kind: str = ""
     parts: Sequence[Part] = ()
@@ -43,6 +46,8 @@ class Division:
 
     def begin(self, kind: str, parts: Sequence[Part]) -> int | None:
         """Divide the next work; returns the number of the first part, which is for who reads the entry."""
+        if kind == CASES and self.needless():
+            parts = ()
         with self.changed:
             self.kind, self.parts = kind, parts
             self.left = deque(n for n, part in enumerate(parts) if kind != CASES or part.key not in self.results)

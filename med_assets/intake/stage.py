@@ -7,6 +7,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from med_assets.intake.reading import UNPACKED, StoredCase, Task, refusal, where
 from med_assets.intake.workers import Workers, side_by_side, workers_of
 from med_assets.landing import batches, space
 from med_assets.landing.batches import UNREADABLE
-from med_assets.landing.folder import Files
+from med_assets.landing.folder import Files, LocalLanding
 from med_assets.records import USABLE, CaseVersion, Status
 from med_assets.settings import Settings, Workspace
 from med_assets.storage.files import digest, disk_full_guard, read_json, replacing, write_json
@@ -74,12 +75,23 @@ class _Entry:
 
 
 @dataclass(frozen=True)
+class _Earlier:
+    """Key of what intake makes of the files of an entry, None where they are not known, and what it made of them before."""
+
+    key: str | None
+    entry: _Entry | None = None
+
+
+@dataclass(frozen=True)
 class _Intake:
     """One batch being taken in; its entries are taken in by several threads."""
 
     ws: Workspace
     program: str
     batch: str
+    is_new: bool = False
+    """Whether it was never taken in, so that most of its files are new."""
+
     fetching: threading.Lock = field(default_factory=threading.Lock)
     """Held while an entry is fetched, which asks for many objects at once and needs space for them."""
 
@@ -115,22 +127,45 @@ class _Intake:
         return _Entry([row], [FileLine(name, "", code, "entry")])
 
     def _entry(self, workers: Workers, name: str) -> _Entry:
-        """What came of an entry; the same files are never de-identified twice."""
-        landing, store = self.ws.landing_zone(self.program), self.ws.store
-        hashes = landing.hashes(self.program, name)
+        """What came of an entry; the same files are never de-identified twice.
+
+        Those of a folder in a batch that was never taken in are hashed while their headers are read: most are new.
+        """
+        landing = self.ws.landing_zone(self.program)
+        with ThreadPoolExecutor(1, thread_name_prefix="hashes an entry") as beside:
+            earlier = beside.submit(self._earlier, name)
+            if not (self.is_new and isinstance(landing, LocalLanding)) and (kept := earlier.result().entry) is not None:
+                return kept
+            try:
+                return self._read(workers, name, earlier)
+            except (CaseRejected, LandingUnreadable):
+                if (kept := earlier.result().entry) is not None:
+                    return kept
+                raise
+
+    def _earlier(self, name: str) -> _Earlier:
+        """The key of an entry, and what was kept of the same files."""
+        store = self.ws.store
+        hashes = self.ws.landing_zone(self.program).hashes(self.program, name)
         key = self._entry_key(hashes)
-        if hashes is not None and key and store.has(key):
-            folder = store.fetch(key)
-            rows = read_json(folder / "rows.json")
-            cases = [self._of_earlier_version(CaseVersion.of({**row, "batch": self.batch})) for row in rows]
-            if all(store.has(case.artifact) for case in usable(cases)):
-                kept = read_json(folder / "files.json") if (folder / "files.json").is_file() else {}
-                earlier = [["", "taken in by an earlier version"]]
-                outcomes_of = {file: kept.get(self._file_token(file), earlier) for file, _ in hashes}
-                lines = [FileLine.read(file, *outcome) for file, found in outcomes_of.items() for outcome in found]
-                counts = read_json(folder / "counts.json") if (folder / "counts.json").is_file() else {}
-                return _Entry(cases, lines, counts=counts)
+        if hashes is None or not key or not store.has(key):
+            return _Earlier(key)
+        folder = store.fetch(key)
+        rows = read_json(folder / "rows.json")
+        cases = [self._of_earlier_version(CaseVersion.of({**row, "batch": self.batch})) for row in rows]
+        if not all(store.has(case.artifact) for case in usable(cases)):
             store.remove(key)
+            return _Earlier(key)
+        kept = read_json(folder / "files.json") if (folder / "files.json").is_file() else {}
+        unknown = [["", "taken in by an earlier version"]]
+        outcomes_of = {file: kept.get(self._file_token(file), unknown) for file, _ in hashes}
+        lines = [FileLine.read(file, *outcome) for file, found in outcomes_of.items() for outcome in found]
+        counts = read_json(folder / "counts.json") if (folder / "counts.json").is_file() else {}
+        return _Earlier(key, _Entry(cases, lines, counts=counts))
+
+    def _read(self, workers: Workers, name: str, earlier: "Future[_Earlier]") -> _Entry:
+        """Read an entry, unless it turns out that the same files were read before."""
+        landing, store = self.ws.landing_zone(self.program), self.ws.store
         with disk_full_guard(self.ws.home), tempfile.TemporaryDirectory(dir=scratch(self.ws.home)) as fetched:
             with self.fetching:
                 if workers.stopped:
@@ -142,10 +177,13 @@ class _Intake:
             task = Task(
                 self.ws, self.program, self.batch, source_token(self.ws, name), files.folder, tuple(files.files), Path()
             )
-            result = workers.read(task, self._keep, self.cases.setdefault(name, {}))
+            results = self.cases.setdefault(name, {})
+            result = workers.read(task, self._keep, results, lambda: earlier.result().entry is not None)
+            if (kept := earlier.result().entry) is not None:
+                return kept
             found = [FileLine.read(files.names[file.path], file.member, file.outcome) for file in result.files]
             empty = [FileLine(name, "", str(case.reason_code), "entry") for case in result.cases]
-            key = key or self._entry_key(landing.hashes(self.program, name))
+            key = earlier.result().key or self._entry_key(landing.hashes(self.program, name))
         counts = {case.artifact: self.counts[case.artifact] for case in result.cases if case.artifact in self.counts}
         if key and not any(case.reason_code in (*NOT_FINAL, *WITHOUT_IMAGES) for case in result.cases):
             outcomes: dict[str, list[tuple[str, str]]] = {}
@@ -364,7 +402,7 @@ def _intake(ws: Workspace, program_name: str, batch: str) -> StageResult:
     if is_new:
         space.demand(ws, program_name, batch, sum(one.n_bytes for one in present.values()))
     if all(one.unchanged for one in present.values()) or not earlier:
-        taking, zone = _Intake(ws, program_name, batch), ws.landing_zone(program_name)
+        taking, zone = _Intake(ws, program_name, batch, is_new), ws.landing_zone(program_name)
         there = [name for name, one in present.items() if one.unchanged]
         entries_taken = side_by_side(
             ws,

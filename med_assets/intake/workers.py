@@ -78,10 +78,13 @@ class Workers:
             self._free.append(readers)
             self._changed.notify_all()
 
-    def read(self, task: Task, keep: Keep, results: dict[str, CaseVersion]) -> EntryResult:
+    def read(
+        self, task: Task, keep: Keep, results: dict[str, CaseVersion], needless: Callable[[], bool] = lambda: False
+    ) -> EntryResult:
         """Read an entry with one process, and parts of it with those that nobody waits for; see `Readers.read`.
 
-        `results` are of its cases by a key of their files; they are not read again, and those that are read are added.
+        `results` are of its cases by a key of their files; they are not read again, and those that are read are added. Where it is
+        `needless`, which is asked once headers are read, no case is read.
         """
 
         def call_help() -> None:
@@ -89,7 +92,7 @@ class Workers:
                 if each.ident is None:
                     each.start()
 
-        division = Division(self._changed, results, call_help)
+        division = Division(self._changed, results, call_help, needless)
         helpers = [
             threading.Thread(target=self._help, args=(keep, division), name="helps a reader") for _ in self._readers[1:]
         ]

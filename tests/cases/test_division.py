@@ -1,11 +1,13 @@
 """A folder or archive with many patients is read by several processes, with the results of one."""
 
 import json
+import os
 import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from threading import Condition
 
 import pydicom
 import pytest
@@ -159,6 +161,49 @@ def test_a_patient_of_a_folder_who_ends_a_process_is_refused_alone_and_no_other_
     assert helped
     for path in (ws.home / "tmp").rglob("*"):
         assert not path.is_file() or path.suffix == ".lock"
+
+
+def test_what_is_sent_again_is_read_again_only_where_a_case_of_it_is_no_longer_stored(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [path for seed in (1, 2) for path in write(workspace.landing / P / "all" / f"{seed}", seed).iterdir()]
+    kept: list[str] = []
+    keep = _Intake._keep
+
+    def counted(self: _Intake, stored: StoredCase) -> None:
+        kept.append(stored.case.case_id)
+        keep(self, stored)
+
+    monkeypatch.setattr(_Intake, "_keep", counted)
+    found = []
+    for number in range(3):
+        for path in files:
+            os.utime(path, (number, number))
+        batch = take(workspace)
+        assert stages.intake(workspace, P, batch).counts["reused" if number else "new"] == 2
+        rows = [row for row in workspace.lake.rows("raw_cases", P) if row["batch"] == batch]
+        found.append(([{**row, "batch": ""} for row in rows], lines_of(workspace, P, batch)))
+        assert len(kept) == (2, 2, 4)[number]
+        if number == 1:
+            workspace.store.remove(str(rows[0]["artifact"]))
+    assert found[0] == found[1] == found[2]
+    assert workspace.store.has(str(found[0][0][0]["artifact"]))
+
+
+def test_where_an_entry_turns_out_to_be_known_its_headers_are_read_and_none_of_its_cases() -> None:
+    asked: list[str] = []
+
+    def needless() -> bool:
+        asked.append("asked")
+        return True
+
+    known = Division(Condition(), {}, needless=needless)
+    assert known.begin(FILES, [Part("files", 1.0)]) == 0
+    assert known.next() is None
+    assert not asked
+    assert known.begin(CASES, [Part("a", 1.0), Part("b", 1.0)]) is None
+    assert known.next() is None
+    assert known.cases() == []
 
 
 @pytest.mark.parametrize("name", program.registered())
