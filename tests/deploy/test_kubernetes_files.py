@@ -211,7 +211,7 @@ def test_limits_and_retention_are_those_of_a_site_without_a_cluster(values: dict
     assert snake(values["retention"]["schedule"]) == site["retention"]["schedule"]
     coordinator = snake(values["dagsterDaemon"]["runCoordinator"]["config"]["queuedRunCoordinator"])
     assert coordinator.items() <= site["run_coordinator"]["config"].items()
-    assert values["postgresql"]["postgresqlScheme"] == site["storage"]["postgres"]["postgres_db"]["scheme"]
+    assert values["postgresql"]["postgresqlScheme"] == site["storage"]["custom"]["config"]["postgres_db"]["scheme"]
     for part in ("sensors", "schedules"):
         assert snake(values["dagsterDaemon"][part]) == site[part]
 
