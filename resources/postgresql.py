@@ -50,7 +50,7 @@ class KeptPostgresStorage(DagsterPostgresStorage):
     ) -> "KeptPostgresStorage":
         return cls(
             pg_url_from_config(config_value),
-            config_value.get("should_autocreate_tables", True),
+            bool(config_value.get("should_autocreate_tables", True)),
             inst_data,
             get_token_provider_from_config(config_value),
         )
