@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -136,9 +137,7 @@ def export_pipeline(
         )
     out.mkdir(parents=True, exist_ok=True)
     path = out / FILE
-    with replacing(path) as temporary:
-        _write(predictor, threshold, temporary)
-        _demand_equal(predictor, temporary)
+    write_equal(path, predictor, partial(_write, predictor, threshold))
     written = [path]
     if quantise:
         with replacing(out / QUANTISED) as temporary:
@@ -147,13 +146,18 @@ def export_pipeline(
     return written, _measured(predictor, checkpoint, written, cases, threshold)
 
 
+def write_equal(path: Path, predictor: Predictor, write: Callable[[Path], None]) -> None:
+    """Write an ONNX file and keep it only where ONNX Runtime gives torch's probabilities with it. Raises ConfigurationError."""
+    with replacing(path) as temporary:
+        write(temporary)
+        _demand_equal(predictor, temporary)
+
+
 def _write(predictor: Predictor, threshold: float, path: Path) -> None:
     pipeline, classes = WholePipeline(predictor, threshold).eval(), predictor.experiment.classes
     rows, columns = (torch.export.Dim(name, min=16, max=16384) for name in ("rows", "columns"))
-    # The kernels of a CPU lay attention out in a way that the exporter can't decompose. Layouts that torch keeps from an earlier export of
-    # this process may be theirs.
-    uncached = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
-    with warnings.catch_warnings(), sdpa_kernel([SDPBackend.MATH]), uncached:
+    # The kernels of a CPU lay attention out in a way that the exporter can't decompose.
+    with warnings.catch_warnings(), sdpa_kernel([SDPBackend.MATH]), _own_layouts():
         warnings.simplefilter("ignore")  # of the exporter, about itself
         try:
             program = torch.onnx.export(
@@ -180,9 +184,23 @@ def _write(predictor: Predictor, threshold: float, path: Path) -> None:
             ) from error
 
 
-def _by_torch(predictor: Predictor, image: np.ndarray) -> np.ndarray:
-    """The probability as every prediction of med_assets is computed."""
-    chances = probabilities(predictor.both(image)[0], image.shape)
+@contextmanager
+def _own_layouts() -> Iterator[None]:
+    """Keep the layouts that torch finds of tensors from those of other exports of this process, which may be of other kernels."""
+    others, FakeTensorMode.cache = FakeTensorMode.cache, {}
+    try:
+        yield
+    finally:
+        FakeTensorMode.cache = others
+
+
+def _chances(predictor: Predictor, image: np.ndarray) -> np.ndarray:
+    """Probabilities (outputs, rows, columns) as every prediction of med_assets computes them."""
+    return probabilities(predictor.both(image)[0], image.shape)
+
+
+def _lesion(chances: np.ndarray) -> np.ndarray:
+    """The probability of a lesion of any class."""
     return np.asarray(of_lesion(chances) if len(chances) > 1 else chances[0], np.float32)
 
 
@@ -201,14 +219,15 @@ def _by_file(path: Path) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _demand_equal(predictor: Predictor, path: Path) -> None:
-    ask, session, numbers = _by_file(path), _session(path), np.random.default_rng(0)
+    session, numbers = _session(path), np.random.default_rng(0)
     for shape in TRIED:
         image = numbers.integers(0, 256, shape, np.uint8)
-        largest = float(np.abs(_by_torch(predictor, image) - ask(image)).max())
+        chances = _chances(predictor, image)
+        expected = {"probability": _lesion(chances)}
         if predictor.experiment.classes:
-            (chances,) = session.run(["classes"], {"image": image})
-            wanted = probabilities(predictor.both(image)[0], image.shape)
-            largest = max(largest, float(np.abs(wanted - chances).max()))
+            expected["classes"] = chances
+        found = session.run(list(expected), {"image": image})
+        largest = max(float(np.abs(a - b).max()) for a, b in zip(expected.values(), found, strict=True))
         if not largest <= TOLERANCE:
             raise ConfigurationError(
                 f"expected ONNX Runtime to give torch's probabilities within {TOLERANCE:g}, got {largest:g}; nothing was written"
@@ -246,7 +265,7 @@ def _measured(
     timed = np.asarray(opened[0][1].image) if opened else np.zeros([predictor.experiment.input_px] * 2, np.uint8)
     weights = checkpoint / "weights.pt"
     ways: list[tuple[str, Path, Callable[[np.ndarray], np.ndarray]]] = [
-        ("torch", weights, lambda image: _by_torch(predictor, image))
+        ("torch", weights, lambda image: _lesion(_chances(predictor, image)))
     ]
     ways += [(path.name, path, _by_file(path)) for path in files]
     patients = [patient for patient, _ in opened]

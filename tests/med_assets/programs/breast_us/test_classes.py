@@ -15,11 +15,10 @@ from med_assets.programs.breast_us import distil, kept, scorer
 from med_assets.programs.breast_us.classes import class_map, class_of_image, truth_of
 from med_assets.programs.breast_us.evaluation_settings import EvaluationSettings
 from med_assets.programs.breast_us.experiment import BreastExperiment
-from med_assets.programs.breast_us.export import export_network, write_measurements, write_prediction
+from med_assets.programs.breast_us.export import write_measurements, write_prediction
 from med_assets.programs.breast_us.images import ImageDataset
 from med_assets.programs.breast_us.lit import BreastModule, chosen_cases, mask_loss, task
 from med_assets.programs.breast_us.network import Segmenter
-from med_assets.programs.breast_us.pipeline import export_pipeline
 from med_assets.programs.breast_us.prepare import prepare_case
 from med_assets.programs.breast_us.prepared import PreparedCase
 from med_assets.programs.breast_us.score import pooled, score_classes
@@ -236,25 +235,6 @@ def test_a_student_learns_from_a_teacher_of_its_classes_and_from_no_other(tmp_pa
     one = Teacher("checkpoint/def", checkpoint(tmp_path / "one", tiny("tinyusfm")), tmp_path / "store")
     with pytest.raises(ConfigurationError, match="student's classes"):
         task(student, given, one)
-
-
-def test_exported_files_have_the_probability_of_each_class_and_its_name(tmp_path: Path) -> None:
-    import onnx
-    import onnxruntime
-
-    model = checkpoint(tmp_path / "model", tiny())
-    (path,) = export_network(model, tmp_path / "out")
-    (whole,), _ = export_pipeline(model, tmp_path / "out", [], False)
-    for file in (path, whole):
-        named = {one.key: one.value for one in onnx.load(file).metadata_props}
-        assert named["classes"] == "background, benign, malignant"
-    image = np.random.default_rng(0).integers(0, 256, (40, 52), np.uint8)
-    session = onnxruntime.InferenceSession(str(whole), providers=["CPUExecutionProvider"])
-    probability, mask, chances = session.run(None, {"image": image})
-    assert chances.shape == (3, 40, 52)
-    assert chances.sum(0) == pytest.approx(1, abs=1e-5)
-    assert probability == pytest.approx(chances[1:].sum(0), abs=1e-5)
-    assert mask.tolist() == (probability > 0.5).astype(int).tolist()
 
 
 def test_a_prediction_is_written_with_a_segment_and_an_area_for_each_class(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Networks as one ONNX file from pixels to result: equal to torch, smaller in 8 bits, and measured."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,22 +10,28 @@ import torch
 
 from med_assets.errors import ConfigurationError
 from med_assets.programs.breast_us import pipeline
-from med_assets.programs.breast_us.export import export_onnx
+from med_assets.programs.breast_us.export import ONNX_TOLERANCE, export_network, export_onnx
 from med_assets.programs.breast_us.images import as_image
 from med_assets.programs.breast_us.network import Segmenter
-from med_assets.programs.breast_us.pipeline import FILE, QUANTISED, TOLERANCE, export_pipeline
+from med_assets.programs.breast_us.pipeline import FILE, QUANTISED, TOLERANCE, export_pipeline, write_equal
 from med_assets.programs.breast_us.predict import load_predictor, on_pixels
 from tests.med_assets.programs.breast_us.builders import TINY, write_prepared
 from tests.med_assets.programs.breast_us.test_networks import demo
 
 
-def checkpoint(folder: Path, name: str, *overrides: str) -> Path:
+def checkpoint(folder: Path, name: str, *overrides: str, seed: int = 3) -> Path:
     experiment = demo(name, *overrides)
-    torch.manual_seed(3)
+    torch.manual_seed(seed)
     folder.mkdir()
     (folder / "experiment.json").write_text(experiment.to_json())
     torch.save(Segmenter(experiment).state_dict(), folder / "weights.pt")
     return folder
+
+
+def session_of(path: Path) -> Any:
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 
 @pytest.mark.parametrize("shape", [(96, 131), (20, 57), (32, 32), (500, 33)])
@@ -48,10 +56,8 @@ def test_every_large_network_is_one_file_that_answers_as_torch(
     folder = checkpoint(tmp_path / "checkpoint", name, *overrides)
     ((path,), rows) = export_pipeline(folder, tmp_path / "out", [], quantise=False)
     assert [row["model"] for row in rows] == ["torch", FILE]
-    import onnxruntime
-
     image = np.random.default_rng(1).integers(0, 256, (70, 45), np.uint8)
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = session_of(path)
     probability, mask = session.run(None, {"image": image})
     logits = on_pixels(load_predictor(folder).both(image)[0], image.shape)
     assert np.abs(probability - 1 / (1 + np.exp(-logits))).max() <= TOLERANCE
@@ -59,21 +65,37 @@ def test_every_large_network_is_one_file_that_answers_as_torch(
     assert session.get_modelmeta().custom_metadata_map["network"] == load_predictor(folder).experiment.network.kind
 
 
+@dataclass(frozen=True)
+class Exported:
+    """A checkpoint, its network alone as ONNX, then its whole pipeline as ONNX files, and what was measured of these."""
+
+    checkpoint: Path
+    alone: Path
+    paths: list[Path]
+    rows: list[dict[str, str]]
+
+
 @pytest.fixture(scope="module")
-def student(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], list[dict[str, str]]]:
-    """Files of a small network, also in 8 bits, and what was measured of them, after the network alone was exported in this process."""
+def student(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """Files of a small network, also in 8 bits, after the network alone was exported in this process."""
     folder = tmp_path_factory.mktemp("student")
-    model = checkpoint(folder / "checkpoint", "tinyusfm", "input_px=32", "network.depth=4", "network.taps=[0,1,2,3]")
+    model = checkpoint(folder / "checkpoint", "tinyusfm", "network.depth=4", "network.taps=[0,1,2,3]")
     cases = [("a", write_prepared(folder / "a", 1)), ("b", write_prepared(folder / "b", 2)),
              ("c", write_prepared(folder / "c", 3, kind="normal"))]  # fmt: skip
-    export_onnx(model, folder / "alone")
-    return export_pipeline(model, folder / "out", cases, quantise=True)
+    (alone,) = export_onnx(model, folder / "alone")
+    return Exported(model, alone, *export_pipeline(model, folder / "out", cases, quantise=True))
 
 
-def test_the_student_in_8_bits_is_smaller_and_its_difference_is_measured(
-    student: tuple[list[Path], list[dict[str, str]]],
-) -> None:
-    paths, rows = student
+def test_the_exported_network_gives_the_same_logits(student: Exported) -> None:
+    image = np.random.default_rng(5).random((1, 1, 32, 32), np.float32)
+    (found,) = session_of(student.alone).run(None, {"image": image})
+    with torch.inference_mode():
+        expected = load_predictor(student.checkpoint).network.eval()(torch.from_numpy(image)).numpy()
+    assert np.abs(found - expected).max() <= ONNX_TOLERANCE
+
+
+def test_the_student_in_8_bits_is_smaller_and_its_difference_is_measured(student: Exported) -> None:
+    paths, rows = student.paths, student.rows
     assert paths[1].stat().st_size < 0.9 * paths[0].stat().st_size
     by_model = {row["model"]: row for row in rows}
     assert {row["n"] for row in rows} == {"2"}
@@ -85,18 +107,17 @@ def test_the_student_in_8_bits_is_smaller_and_its_difference_is_measured(
     assert {row["timed"] for row in rows} == {"30 runs, 1 thread, 64 x 80 pixels"}
 
 
-def test_an_earlier_export_of_the_network_alone_in_this_process_changes_nothing(
-    student: tuple[list[Path], list[dict[str, str]]],
-) -> None:
-    assert [path.name for path in student[0]] == [FILE, QUANTISED]
-    assert all(path.is_file() for path in student[0])
+def test_an_earlier_export_of_the_network_alone_in_this_process_changes_nothing(student: Exported) -> None:
+    assert [path.name for path in student.paths] == [FILE, QUANTISED]
+    assert all(path.is_file() for path in student.paths)
 
 
-def test_a_file_that_does_not_answer_as_torch_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "TOLERANCE", -1.0)
-    folder = checkpoint(tmp_path / "checkpoint", "tinyusfm", *TINY)
+def test_a_file_that_does_not_answer_as_torch_is_not_kept(student: Exported, tmp_path: Path) -> None:
+    other = load_predictor(
+        checkpoint(tmp_path / "other", "tinyusfm", "network.depth=4", "network.taps=[0,1,2,3]", seed=4)
+    )
     with pytest.raises(ConfigurationError, match="nothing was written"):
-        export_pipeline(folder, tmp_path / "out", [], quantise=False)
+        write_equal(tmp_path / "out" / FILE, other, lambda path: path.write_bytes(student.paths[0].read_bytes()))
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -105,3 +126,20 @@ def test_a_network_beyond_the_limit_of_one_file_is_refused(tmp_path: Path, monke
     folder = checkpoint(tmp_path / "checkpoint", "tinyusfm", *TINY)
     with pytest.raises(ConfigurationError, match="one ONNX file"):
         export_pipeline(folder, tmp_path / "out", [], quantise=False)
+
+
+def test_exported_files_have_the_probability_of_each_class_and_its_name(tmp_path: Path) -> None:
+    import onnx
+
+    model = checkpoint(tmp_path / "model", "tinyusfm_classes", *TINY)
+    (path,) = export_network(model, tmp_path / "out")
+    (whole,), _ = export_pipeline(model, tmp_path / "out", [], False)
+    for file in (path, whole):
+        named = {one.key: one.value for one in onnx.load(file).metadata_props}
+        assert named["classes"] == "background, benign, malignant"
+    image = np.random.default_rng(0).integers(0, 256, (40, 52), np.uint8)
+    probability, mask, chances = session_of(whole).run(None, {"image": image})
+    assert chances.shape == (3, 40, 52)
+    assert chances.sum(0) == pytest.approx(1, abs=1e-5)
+    assert probability == pytest.approx(chances[1:].sum(0), abs=1e-5)
+    assert mask.tolist() == (probability > 0.5).astype(int).tolist()
