@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 import time
 import zipfile
@@ -25,8 +24,9 @@ from med_assets.cli import stages
 from med_assets.errors import ConfigurationError
 from med_assets.serving.server import token_of
 from med_assets.settings import SERVE_TOKEN, Settings, Workspace
+from med_assets.storage import preloaded
 from tests.cases.test_to_predict import champion, files_of, phantoms, strip
-from tests.conftest import REPOSITORY, settings_of
+from tests.conftest import settings_of
 
 PROGRAM = "breast_us"
 PATIENCE_S = 120.0
@@ -59,7 +59,7 @@ class Server:
     port: int
     ws: Workspace
     log: Path
-    process: subprocess.Popen[str]
+    process: preloaded.Process
 
     def ask(self, path: str, body: Any = None, **headers: str) -> Reply:
         """POST a body, or GET without one."""
@@ -99,24 +99,20 @@ def serving(home: Path, *arguments: str, **more: str) -> Iterator[Server]:
     settings = settings_of(home)
     inherited = {name: value for name, value in os.environ.items() if name not in ("MED_ASSETS_HOME", SERVE_TOKEN)}
     log = home.parent / "serve.log"
+    command = [sys.executable, "-m", "med_assets.cli", "serve", PROGRAM, "--port", "0", *arguments]
+    printed, written = os.pipe()
     with log.open("w") as stream:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "med_assets.cli.main", "serve", PROGRAM, "--port", "0", *arguments],
-            env={**inherited, **settings, "PYTHONPATH": str(REPOSITORY), **more},
-            stdout=subprocess.PIPE,
-            stderr=stream,
-            text=True,
-        )
-    assert process.stdout is not None
-    try:
-        line = process.stdout.readline()
-        port = re.search(r":(\d+) ", line)
-        assert port, line + log.read_text()
-        yield Server(int(port[1]), Workspace.from_env(settings), log, process)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
-        process.stdout.close()
+        process = preloaded.start(command, {**inherited, **settings, **more}, written, stream.fileno(), tied=True)
+    os.close(written)
+    with open(printed) as output:
+        try:
+            line = output.readline()
+            port = re.search(r":(\d+) ", line)
+            assert port, line + log.read_text()
+            yield Server(int(port[1]), Workspace.from_env(settings), log, process)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
 
 
 @pytest.fixture(scope="module")
