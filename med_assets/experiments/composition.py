@@ -47,7 +47,7 @@ RESERVED = re.compile(r"hydra|_(target|args|partial|recursive|convert|call|name|
 CACHE_VARIABLE = "MED_ASSETS_CACHE"
 """Environment variable that names another folder than `med_assets` in the user's folder of caches."""
 
-KEPT = 16
+KEPT = 64
 """Compositions of one experiment that are kept, the newest: one for each content of its files, profile and overrides."""
 
 COMPOSERS = ("hydra-core", "omegaconf", "PyYAML")
@@ -57,7 +57,11 @@ _hydra_lock = threading.Lock()
 
 
 def state_of(folder: Path) -> str:
-    """Return a hash of all files that a composition of this folder can read, and of the links among them."""
+    """Return a hash of all files that a composition of this folder can read, and of the links among them.
+
+    A file beside the experiments whose name begins with "_" is one of them where another file names it; others, such as policies, change
+    no experiment.
+    """
     found: list[tuple[str, str | bytes]] = []
     waiting = [""]
     while waiting:
@@ -72,6 +76,14 @@ def state_of(folder: Path) -> str:
                 elif name.endswith(".yaml") and entry.is_file():
                     with open(entry.path, "rb") as stream:
                         found.append((name, stream.read()))
+    texts = [(name, content) for name, content in found if isinstance(content, bytes)]
+    unread = {
+        name
+        for name, _ in texts
+        if name.startswith("_") and "/" not in name
+        if not any(Path(name).stem.encode() in content for other, content in texts if other != name)
+    }
+    found = [one for one in found if one[0] not in unread]
     found.sort(key=lambda one: (one[0], isinstance(one[1], bytes)))
     return hashlib.sha256(repr(found).encode()).hexdigest()
 
@@ -223,7 +235,8 @@ def _check_files(folder: Path, name: str) -> None:
         content = read_yaml(path)
         if not isinstance(content, dict):
             raise ConfigurationError(f"{where}: expected fields with values, got {type(content).__name__}")
-        packages = PACKAGE.findall(path.read_text(encoding="utf-8"))
+        written = path.read_text(encoding="utf-8")
+        packages = PACKAGE.findall(written)
         if any(RESERVED.search(package) for package in packages) or _reserved(content):
             raise ConfigurationError(
                 f"{where}: expected fields of the experiment, got settings of Hydra or a function to call"
@@ -236,6 +249,8 @@ def _check_files(folder: Path, name: str) -> None:
                     f"{where}: expected entries of defaults to be files of this folder, such as _base or `profiles: full`, got another"
                 )
             own = path.parent / str(group).partition("@")[0]
+            if option is None and own.name not in written:  # `state_of` looks for it
+                raise ConfigurationError(f"{where}: expected names in defaults as they are, got one with escapes")
             if option is None:
                 waiting.append(own.with_name(f"{own.name}.yaml"))
             else:

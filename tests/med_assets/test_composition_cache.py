@@ -75,6 +75,25 @@ def test_a_changed_file_a_changed_override_and_a_changed_profile_are_seen(conf: 
     assert len(composed) == 4
 
 
+def test_a_file_that_no_experiment_reads_may_change_and_one_that_is_read_since_counts(
+    conf: Path, composed: list[str]
+) -> None:
+    before, policies = load(conf), conf / "lumbar_mr" / "_program.yaml"
+    policies.write_text(policies.read_text() + "\n# the same\n")
+    (conf / "lumbar_mr" / "_site.yaml").write_text("seed: 77\n")
+    assert load(conf) == before
+    assert len(composed) == 1
+    experiment = conf / "lumbar_mr" / "point_net.yaml"
+    text = experiment.read_text()
+    experiment.write_text(text.replace("  - _base\n", "  - _base\n  - _site\n"))
+    assert load(conf).seed == 77
+    (conf / "lumbar_mr" / "_site.yaml").write_text("seed: 78\n")
+    assert load(conf).seed == 78
+    experiment.write_text(text.replace("  - _base\n", '  - _base\n  - "\\x5fsite"\n'))
+    with pytest.raises(ConfigurationError, match="got one with escapes"):
+        load(conf)
+
+
 def test_a_changed_model_is_seen_though_the_composition_is_kept(
     conf: Path, composed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

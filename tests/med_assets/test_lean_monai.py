@@ -45,6 +45,6 @@ def test_a_late_module_or_class_is_what_it_stands_for() -> None:
     assert late(1, 2) == Fraction(1, 2)
     assert late.from_float(0.5) == Fraction(1, 2)
     assert isinstance(Fraction(1, 2), late)  # type: ignore[arg-type] # as MONAI asks it
-    assert not isinstance(0.5, late)  # type: ignore[arg-type]
+    assert not isinstance(0.5, late)  # type: ignore[arg-type] # as MONAI asks it
     with pytest.raises(ModuleNotFoundError):
         operator.attrgetter("name")(Late("no_such_module_anywhere"))

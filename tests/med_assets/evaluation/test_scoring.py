@@ -1,5 +1,7 @@
 """Cases are scored by several processes with the scores of one; a case that ends its process has no score, and the others have."""
 
+import os
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +11,6 @@ import pytest
 from med_assets.evaluation import scoring
 from med_assets.evaluation.scoring import ENDED, recorded_scores, score_cases, scores_of
 from med_assets.experiments import policies
-from med_assets.intake import reader
 from med_assets.intake.reader import Readers
 from med_assets.settings import Workspace
 from med_assets.storage.files import folder_hashes
@@ -17,17 +18,6 @@ from med_assets.storage.progress import Progress, followed_by
 from med_assets.training.predict import run
 from tests.med_assets.evaluation.untrained import P, case, checkpoint
 from tests.med_assets.stages.models import TRAIN, VAL, cases, configure, constant, model
-
-CRASHING = """
-import os
-import numpy
-load = numpy.load
-def crashing(path, *args, **options):
-    if os.path.isfile(path) and open(path, "rb").read().endswith(b"ABORT"):
-        os.abort()
-    return load(path, *args, **options)
-numpy.load = crashing
-"""
 
 
 @pytest.fixture
@@ -67,26 +57,30 @@ def test_scores_failures_and_bytes_are_those_of_one_process(at_once: Workspace, 
 
 
 def test_a_case_that_ends_its_process_has_no_score_after_one_retry_alone(
-    at_once: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    at_once: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text(CRASHING)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    reader.end_idle()  # those to come have this decoder
     model, predictions = predicted(at_once, 4)
-    with (at_once.store.fetch(predictions[1]) / "prediction_gy.npy").open("ab") as stream:
-        stream.write(b"ABORT")
+    prediction = at_once.store.fetch(predictions[1]) / "prediction_gy.npy"
+    prediction.unlink()
+    os.mkfifo(prediction)
     called: list[tuple[bool, str]] = []
     call = Readers.call
 
+    def end_while_it_reads(readers: Readers) -> None:
+        with prediction.open("wb"):  # which waits until the process opens it
+            assert readers._process is not None
+            readers._process.process.kill()
+
     def kept(self: Readers, work: Callable[[], None], key: str, limit_s: float | None = None) -> None:
         called.append((self.alone, key))
+        if key == "case c1":
+            threading.Thread(target=end_while_it_reads, args=(self,)).start()
         call(self, work, key, limit_s)
 
     monkeypatch.setattr(Readers, "call", kept)
     scores, _, failures = score_cases(at_once, P, model, [case(at_once, number) for number in range(4)], run)
     assert (set(scores), failures) == ({"c0", "c2", "c3"}, {"c1": ENDED})
     assert sorted(called) == [*((False, f"case c{number}") for number in range(4)), (True, "case c1")]
-    reader.end_idle()
 
 
 def test_the_test_split_is_opened_for_a_champion_alone_where_the_policy_says_so(

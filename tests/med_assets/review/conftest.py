@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from med_assets.review import access
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
@@ -14,6 +16,12 @@ NEEDED = "NEEDS_CHROMIUM"
 """Set where a missing Chromium is a failure."""
 
 PATIENCE_MS = 30_000
+
+
+@pytest.fixture(autouse=True)
+def quick_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passwords are hashed at the least cost; that of users takes a quarter of a second for each login."""
+    monkeypatch.setattr(access, "SCRYPT_N", 16)
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import stat
 import pytest
 
 from med_assets.errors import ConfigurationError
+from med_assets.review import access
 from med_assets.review.access import (
     LOGINS,
     MAX_FAILURES,
@@ -23,8 +24,18 @@ from med_assets.settings import Workspace
 from tests.med_assets.review.builders import CaseRow, add_cases, client, token_of
 
 PASSWORD = "correct horse battery"
-HASHED = HashedPassword.of(PASSWORD)
+COST = access.SCRYPT_N, access.SCRYPT_R, access.SCRYPT_P
+with pytest.MonkeyPatch.context() as _patch:
+    _patch.setattr(access, "SCRYPT_N", 16)
+    HASHED = HashedPassword.of(PASSWORD)
 PROXIED = Access(proxies=Proxies("x-remote-user", (ipaddress.ip_network("10.1.0.0/16"),)))
+
+
+def test_a_hash_has_the_cost_that_owasp_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access, "SCRYPT_N", COST[0])
+    hashed = HashedPassword.of(PASSWORD)
+    assert (hashed.n, hashed.r, hashed.p) == COST == (1 << 14, 8, 5)
+    assert hashed.fits(PASSWORD)
 
 
 def test_a_login_is_kept_as_a_hash_that_only_its_owner_reads(workspace: Workspace) -> None:

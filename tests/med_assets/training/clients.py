@@ -1,6 +1,6 @@
 """Processes that use the clients of MLflow and W&B, as words of `python -m tests.med_assets.training.clients`.
 
-`track JOB WORDS` is `python -m med_assets.training.track JOB` with these words on its input, `read ADDRESS` prints the runs of a server,
+`track JOB WORDS KEY` is `python -m med_assets.training.track JOB` with these words on its input and this key of W&B, if any, `read ADDRESS` prints the runs of a server,
 database or folder, `serve STORE` is MLflow's tracking server over a database, which prints its port.
 """
 
@@ -13,10 +13,12 @@ PRELOADED = ("mlflow", "mlflow.entities", "wandb", "med_assets.training.track")
 """What all of them import, which takes seconds."""
 
 
-def track(job: str, words: str) -> None:
+def track(job: str, words: str, key: str) -> None:
     """Send the epochs of a job, as the process beside a training does."""
     from med_assets.training.track import main
 
+    if key:
+        os.environ["WANDB_API_KEY"] = key
     sys.stdin = io.TextIOWrapper(io.BytesIO(words.encode()))
     sys.exit(main([job]))
 

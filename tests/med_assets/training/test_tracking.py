@@ -50,32 +50,32 @@ def parent() -> Iterator[None]:
         yield
 
 
-def environment(**variables: str) -> dict[str, str]:
+def environment() -> dict[str, str]:
     given = {name: text for name, text in os.environ.items() if not name.startswith(("WANDB_", "MLFLOW_"))}
     # Those of `track` are read while wandb is imported, which the parent does.
-    return given | track.ENVIRONMENT | {"MLFLOW_DISABLE_TELEMETRY": "true"} | variables
+    return given | track.ENVIRONMENT | {"MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
-def start(out: Path, *words: str, **variables: str) -> preloaded.Process:
+def start(out: Path, *words: str) -> preloaded.Process:
     """Start a process of `clients`, which writes to a file and one beside it."""
     with out.open("w") as stdout, out.with_suffix(".err").open("w") as stderr:
         command = [sys.executable, "-P", "-m", MODULE, *words]
-        process = preloaded.start(command, environment(**variables), stdout.fileno(), stderr.fileno(), tied=True)
-    assert isinstance(process, preloaded.Forked) or variables or not preloaded.available()
+        process = preloaded.start(command, environment(), stdout.fileno(), stderr.fileno(), tied=True)
+    assert isinstance(process, preloaded.Forked) or not preloaded.available()
     return process
 
 
-def run_client(*words: str, **variables: str) -> Ended:
+def run_client(*words: str) -> Ended:
     with TemporaryDirectory() as folder:
         out = Path(folder) / "out"
-        code = start(out, *words, **variables).wait(300)
+        code = start(out, *words).wait(300)
         ended = Ended(out.read_text(), out.with_suffix(".err").read_text())
     assert code == 0, ended.stderr
     return ended
 
 
-def send(job: Path, given: str = "end\n", **variables: str) -> Ended:
-    return run_client("track", str(job), given, **variables)
+def send(job: Path, given: str = "end\n", key: str = "") -> Ended:
+    return run_client("track", str(job), given, key)
 
 
 def runs_at(address: str) -> list[dict[str, Any]]:
@@ -216,7 +216,7 @@ def test_a_wandb_server_that_is_away_ends_nothing(tmp_path: Path) -> None:
         closed.bind(("127.0.0.1", 0))
         server = f"http://127.0.0.1:{closed.getsockname()[1]}"
     job = written_job(tmp_path / "job", (3.0,), "wandb=online", f"wandb_server={server}", "wait_s=60")
-    done = send(job, WANDB_API_KEY="0" * 40)
+    done = send(job, key="0" * 40)
     assert done.stderr.count("tracking: wandb failed, and the training goes on") == 1
 
 
