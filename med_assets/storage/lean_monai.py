@@ -84,7 +84,7 @@ class _Loader(SourceFileLoader):
             name = function.__name__.removeprefix("_")
             setattr(module, name, partial(function, getattr(module, name)))
         monai = sys.modules["monai"]
-        monai.__getattr__ = partial(_package, monai)  # type: ignore[method-assign] # PEP 562
+        monai.__getattr__ = partial(_package, monai)  # type: ignore[method-assign]  # PEP 562
 
 
 class _Finder:
