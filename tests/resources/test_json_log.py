@@ -1,10 +1,7 @@
 """Dagster's lines about a run in the form of our own: each line of a process is JSON, and none quotes what was read."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import dagster as dg
@@ -15,6 +12,7 @@ from assets import keys
 from med_assets.storage import logs
 from resources import json_log
 from resources.json_log import QUOTED
+from tests import fresh
 from tests.conftest import REPOSITORY, settings_of
 from tests.med_assets.stages.builders import P
 
@@ -35,14 +33,9 @@ def test_each_line_of_a_run_is_json_where_logs_are_and_says_what_it_is_about(tmp
     home = tmp_path / "dagster"
     home.mkdir()
     shutil.copyfile(Path(resources.__file__).parent / "dagster.yaml", home / "dagster.yaml")
-    own = {"DAGSTER_HOME": str(home), "MED_ASSETS_PROGRAMS": P, logs.VARIABLE: "json", "PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(
-        [sys.executable, "-c", RUN],
-        env=os.environ | settings_of(tmp_path / "home") | own,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    own = {"DAGSTER_HOME": str(home), "MED_ASSETS_PROGRAMS": P, logs.VARIABLE: "json"}
+    done = fresh.run(REPOSITORY, RUN, **settings_of(tmp_path / "home"), **own)
+    assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stderr.splitlines()]
     assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
     of_dagster = [line for line in lines if line["logger"] == "dagster"]
