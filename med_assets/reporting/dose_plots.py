@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from med_assets.metrics.dvh import cumulative_dvh
+from med_assets.reporting.isolines import isolines
 from med_assets.reporting.planes import BODY_HU, EDGES, PLANES, Panel, bounding_box, hot_centre, letters, outline
 from med_assets.reporting.style import INK, MUTED, figure
 
@@ -49,6 +50,8 @@ def plot_dose(
     is not 0 Gy but unknown: planned dose and difference are hatched there. `centre` is a voxel index (z, y, x); without it, the
     centroid of the planned (else the predicted) dose above 90% of its maximum.
     """
+    from matplotlib import colormaps
+    from matplotlib.colors import Normalize
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -96,17 +99,17 @@ def plot_dose(
                         warm, cmap=cmap, vmin=low, vmax=high, alpha=0.62, interpolation="nearest", **frame
                     )
                     levels = [percent / 100 * prescription_gy for percent in ISODOSE_PERCENT]
-                    lines = {"levels": levels, "cmap": "inferno", "vmin": 0, "vmax": top, "linewidths": 1.1}
-                    axis.contour(panel.x_mm, panel.y_mm, shown, **lines)
+                    tones = colormaps["inferno"](Normalize(0, top)(levels))
+                    isolines(axis, panel.x_mm, panel.y_mm, shown, levels, tones, 1.1)
                 else:
                     wash = axis.imshow(shown, cmap=cmap, vmin=low, vmax=high, interpolation="nearest", **frame)
                     skin = (panel(ct_hu) > BODY_HU).astype(float)
-                    axis.contour(panel.x_mm, panel.y_mm, skin, levels=[0.5], colors=[MUTED], linewidths=0.8)
+                    isolines(axis, panel.x_mm, panel.y_mm, skin, [0.5], [MUTED], 0.8)
                 for number, mask in enumerate(structures.values()):
                     cut = panel(mask)
                     if cut.any():
-                        line = {"levels": [0.5], "colors": [outline(number, washed)], "linewidths": 1.4}
-                        axis.contour(panel.x_mm, panel.y_mm, cut.astype(float), **line)
+                        tone = outline(number, washed)
+                        isolines(axis, panel.x_mm, panel.y_mm, cut.astype(float), [0.5], [tone], 1.4)
                 if beyond is not None and beyond.any():
                     _hatch(axis, panel, beyond, "#c8d0d8" if washed else MUTED)
                 letters(axis, EDGES[panel.plane], "#c8d0d8" if washed else MUTED)

@@ -10,11 +10,17 @@ from numpy.typing import NDArray
 
 from med_assets.metrics.gamma import MAP_TO_GAMMA, gamma_index, reaches_cutoff
 from med_assets.metrics.gamma_settings import GammaSettings
+from med_assets.reporting.isolines import isolines
 from med_assets.reporting.planes import BODY_HU, EDGES, PLANES, Panel, bounding_box, hot_centre, letters
 from med_assets.reporting.style import INK, MUTED, figure
+from med_assets.storage.files import digest
+from med_assets.storage.memo import Memo
 
 MAX_POINTS = 2500
 """Points per plane whose index is computed: every second or third voxel of a large plane, so that a map takes 2 s or less."""
+
+MAPS = 16
+"""Maps whose indices a process keeps, up to 60 kB each."""
 
 LINES: tuple[Any, ...] = ("solid", "dashed", "dotted", "dashdot")
 """Outlines differ by line and not by colour, of which the map has all."""
@@ -50,7 +56,7 @@ def plot_gamma(
     wanted = body & reaches_cutoff(truth_gy, settings, float(base_gy))
     grids = [_thinned(panel, wanted) for panel in panels]
     where = np.logical_or.reduce([grid for grid, _ in grids])
-    index = gamma_index(truth_gy, prediction_gy, spacing_mm, where, settings, prescription_gy=prescription_gy)
+    index = _gamma_index(truth_gy, prediction_gy, spacing_mm, where, settings, prescription_gy)
     widths = [panel.width_mm / panel.height_mm for panel in panels]
     height = min(3.0, 10.2 / sum(widths))
     with figure(path, height * sum(widths) + 1.3, height + 1.35, print_scale=1.0) as fig:
@@ -66,10 +72,8 @@ def plot_gamma(
             )  # fmt: skip
             for number, mask in enumerate((outlines or {}).values()):
                 if (cut := panel(mask)).any():
-                    axis.contour(
-                        panel.x_mm, panel.y_mm, cut.astype(float), levels=[0.5], colors=[INK], linewidths=1.6,
-                        linestyles=[LINES[number % len(LINES)]],
-                    )  # fmt: skip
+                    style = LINES[number % len(LINES)]
+                    isolines(axis, panel.x_mm, panel.y_mm, cut.astype(float), [0.5], [INK], 1.6, style)
             letters(axis, EDGES[panel.plane], "white", halo=INK)
             seen = index[grid]
             passed = f", {np.mean(seen <= 1):.0%} pass" if seen.size else ", no dose here"
@@ -88,6 +92,33 @@ def plot_gamma(
             "\n".join(filter(None, (title, _criteria(settings, max(step for _, step in grids))))), x=0.01, ha="left", fontsize=9.5, color=INK,
         )  # fmt: skip
     return path
+
+
+_indices: Memo[NDArray[np.float64]] = Memo(MAPS)
+"""Gamma indices of maps by all that they are computed from."""
+
+
+def _gamma_index(
+    truth_gy: NDArray[np.floating],
+    prediction_gy: NDArray[np.floating],
+    spacing_mm: tuple[float, float, float],
+    where: NDArray[np.bool_],
+    settings: GammaSettings,
+    prescription_gy: float | None,
+) -> NDArray[np.float64]:
+    """Return `gamma_index` at the voxels of `where`, computed once for the pictures of a case on screen and in print."""
+    doses = [(dose.dtype.str, np.ascontiguousarray(dose).tobytes()) for dose in (truth_gy, prediction_gy)]
+    numbers = (where.shape, spacing_mm, settings.model_dump(mode="json"), prescription_gy)
+    key = digest(*(part for dose in doses for part in dose), np.packbits(where).tobytes(), numbers)
+    values = _indices.get(
+        key,
+        lambda: gamma_index(
+            truth_gy, prediction_gy, spacing_mm, where, settings, prescription_gy=prescription_gy
+        )[where],
+    )  # fmt: skip
+    index = np.full(where.shape, np.nan)
+    index[where] = values
+    return index
 
 
 def _criteria(settings: GammaSettings, step: int) -> str:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from med_assets.reporting.isolines import isolines
 from med_assets.reporting.style import INK, figure
 
 WINDOW_HU = (-1150.0, 350.0)
@@ -61,9 +62,9 @@ def plot_masks(
                 cut = mask[index, rows, columns]
                 if cut.any():
                     # A border of zeros closes outlines that the picture's edge cuts.
-                    axis.contour(
-                        np.r_[x_mm[0] - dx, x_mm, x_mm[-1] + dx], np.r_[y_mm[0] - dy, y_mm, y_mm[-1] + dy],
-                        np.pad(cut, 1).astype(float), levels=[0.5], colors=[tone], linewidths=1.6, linestyles=[style],
+                    isolines(
+                        axis, np.r_[x_mm[0] - dx, x_mm, x_mm[-1] + dx], np.r_[y_mm[0] - dy, y_mm, y_mm[-1] + dy],
+                        np.pad(cut, 1).astype(float), [0.5], [tone], 1.6, style,
                     )  # fmt: skip
             axis.set_title(f"slice {index}", fontweight="normal")
         handles = [

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from med_assets.reporting.isolines import isolines
 from med_assets.reporting.style import INK, MUTED, colour, figure
 
 TRUE_COLOUR, PREDICTED_COLOUR = "#3DF59B", "#FF8AE2"
@@ -27,7 +28,7 @@ def _outlined(axis: Any, image: NDArray[Any], truth: NDArray[Any] | None, predic
         if mask is not None and np.any(mask):
             # A border of zeros closes outlines that the picture's edge cuts.
             edge = np.arange(-1, mask.shape[1] + 1), np.arange(-1, mask.shape[0] + 1)
-            axis.contour(*edge, np.pad(mask, 1), levels=[0.5], colors=[tone], linewidths=1.2, linestyles=style)
+            isolines(axis, *edge, np.pad(mask, 1), [0.5], [tone], 1.2, style)
     axis.set(xlim=(-0.5, image.shape[1] - 0.5), ylim=(image.shape[0] - 0.5, -0.5))
 
 
@@ -64,7 +65,7 @@ def class_picture(
         axes[0].imshow(image, cmap="gray", vmin=0, vmax=255)
         if truth is not None and np.any(truth):
             edge = np.arange(-1, truth.shape[1] + 1), np.arange(-1, truth.shape[0] + 1)
-            axes[0].contour(*edge, np.pad(np.asarray(truth) > 0, 1), levels=[0.5], colors=[TRUE_COLOUR], linewidths=1.2)
+            isolines(axes[0], *edge, np.pad(np.asarray(truth) > 0, 1), [0.5], [TRUE_COLOUR], 1.2)
         for number, name in enumerate(classes, start=1):
             where = np.ma.masked_where(called != number, np.ones(called.shape))
             axes[0].imshow(where, cmap=single_colour(number - 1), vmin=0, vmax=1, alpha=0.55)

@@ -1,6 +1,7 @@
 """Plots: every one is a readable PNG, the same input gives the same bytes, and gaps are shown as gaps."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from med_assets.reporting import gamma_plots
 from med_assets.reporting.gamma_plots import plot_gamma
 from med_assets.reporting.plots import plot_cases, plot_dose, plot_dvh, plot_leaderboard, plot_training, plot_trend
 from med_assets.reporting.style import figure, publication
+from med_assets.storage.memo import Memo
 
 as_users_get_it = pytest.mark.usefixtures("full_resolution")
 
@@ -177,3 +179,35 @@ def test_a_gamma_map_is_plotted_also_where_only_some_voxels_are_computed(
     monkeypatch.setattr(gamma_plots, "MAX_POINTS", 40)
     assert is_picture(plot_gamma(tmp_path / "some.png", *args))
     assert is_picture(plot_gamma(tmp_path / "none.png", *args[:4], np.zeros(SHAPE, bool), settings))
+
+
+def test_the_map_of_the_same_doses_is_computed_once_and_another_one_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_computed: list[int] = []
+    gamma_index = gamma_plots.gamma_index
+
+    def counted(*given: Any, **named: Any) -> Any:
+        n_computed.append(int(given[3].sum()))
+        return gamma_index(*given, **named)
+
+    monkeypatch.setattr(gamma_plots, "gamma_index", counted)
+    monkeypatch.setattr(gamma_plots, "_indices", Memo(2))
+    truth, prediction, masks = doses()
+    settings, body = GammaSettings(lower_cutoff_percent=1), np.ones(SHAPE, bool)
+
+    def picture(name: str, predicted: np.ndarray, chosen: GammaSettings, outlines: Any = None) -> bytes:
+        path = tmp_path / name
+        plot_gamma(path, np.zeros(SHAPE, np.int16), truth, predicted, (4.0, 5.0, 5.0), body, chosen, outlines=outlines)
+        return path.read_bytes()
+
+    first = picture("first.png", prediction, settings)
+    assert picture("again.png", prediction.copy(), settings) == first
+    assert picture("outlined.png", prediction, settings, masks) != first
+    assert len(n_computed) == 1
+    assert picture("other.png", prediction * np.float32(0.9), settings) != first
+    stricter = settings.model_copy(update={"dose_percent_threshold": settings.dose_percent_threshold / 2})
+    assert picture("stricter.png", prediction, stricter) != first
+    assert len(n_computed) == 3
+    assert picture("begun anew.png", prediction, settings) == first
+    assert len(n_computed) == 4, "a memo of two began anew with the third"
