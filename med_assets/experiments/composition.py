@@ -59,7 +59,7 @@ _hydra_lock = threading.Lock()
 def state_of(folder: Path) -> str:
     """Return a hash of all files that a composition of this folder can read, and of the links among them.
 
-    A file beside the experiments whose name begins with "_" is one of them where another file names it; others, such as policies, change
+    A file beside the experiments whose name starts with "_" is one of them where another file names it; others, such as policies, change
     no experiment.
     """
     found: list[tuple[str, str | bytes]] = []
