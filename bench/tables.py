@@ -21,8 +21,8 @@ from med_assets.storage.lake import Change, Lake
 from med_assets.storage.s3 import table_log
 from med_assets.storage.s3.bucket import Location
 from med_assets.storage.s3.lake import S3Lake
-from med_assets.storage.s3.table_log import Planned
 from med_assets.storage.s3.table_state import CHECKPOINT_COMMITS, Part
+from med_assets.storage.s3.waiting import Planned
 
 TABLES: dict[str, dict[str, type]] = {"scores": {"case_id": str, "value": float}}
 CASES = [f"case-{number}" for number in range(20)]

@@ -60,9 +60,12 @@ def _plain(value: Any) -> Any:
     return value.row() if hasattr(value, "row") else str(value)
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=_plain)
+
+
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain)
+    return _CANONICAL.encode(value)
 
 
 def canonical_rows(columns: Mapping[str, Sequence[Any]]) -> str:

@@ -32,6 +32,10 @@ SUFFIX = ".parquet"
 """Ending of the names of the files of partitions."""
 
 
+SMALL_CELLS = 4000
+"""Values of a partition up to which zstd costs three times the CPU; and dictionaries, statistics and Arrow's copy of the schema are more bytes
+than they save."""
+
 LOCK = ".lock"
 """Name of the file that writers lock, in the folder of the tables."""
 
@@ -119,7 +123,13 @@ def write_parquet(table: "pa.Table", into: Any) -> None:
     """Write rows to a file or stream, the same bytes for the same rows."""
     import pyarrow.parquet as pq
 
-    pq.write_table(table, into, compression="zstd")
+    # By the number of values, which is that of equal rows however they were made.
+    if table.num_rows * table.num_columns <= SMALL_CELLS:
+        pq.write_table(
+            table, into, compression="snappy", use_dictionary=False, store_schema=False, write_statistics=False
+        )
+    else:
+        pq.write_table(table, into, compression="zstd")
 
 
 class Columns(Mapping[str, list[Any]]):

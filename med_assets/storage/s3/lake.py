@@ -3,8 +3,9 @@
     PREFIX/tables/log/N.json, checkpoints/N.json.gz          see `med_assets.storage.s3.table_log`
     PREFIX/tables/data/TABLE/PARTITION/HASH-TOKEN.parquet    the bytes of one version of a partition that is too large for the log
 
-A commit is one object of the log, so it is seen whole or not at all, with the bytes of small partitions. All bytes are kept on this machine
-under their SHA-256 and are fetched once; many small partitions are read together as `med_assets.storage.together` does.
+A commit is one object of the log, so it is seen whole or not at all, with the bytes of small partitions. All bytes that are read are kept on
+this machine under their SHA-256 and are fetched once, those that it wrote in its commits; many small partitions are read together as
+`med_assets.storage.together` does.
 """
 
 import base64
@@ -26,10 +27,11 @@ from med_assets.storage.files import digest, write_bytes
 from med_assets.storage.lake import ANY, SUFFIX, Change, Lake, Unreferenced, conflict, write_parquet
 from med_assets.storage.s3 import bucket, conditional, retention
 from med_assets.storage.s3.bucket import Location
-from med_assets.storage.s3.log import side_by_side
-from med_assets.storage.s3.table_log import Planned, TableLog, table_log
+from med_assets.storage.s3.log import Entry, side_by_side
+from med_assets.storage.s3.table_log import TableLog, table_log
 from med_assets.storage.s3.table_state import ENTRY_BYTES, ROWS_BYTES, Part, State, TableState, bytes_in
-from med_assets.storage.together import Stamp, Together, read_together
+from med_assets.storage.s3.waiting import Planned
+from med_assets.storage.together import CHANGED, Stamp, Together, read_together, rows_in
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,6 +44,9 @@ CHANGED_SHARE = 0.5
 
 KEPT_S = 86400.0
 """Seconds for which a machine keeps an object that it read and that is not current any more."""
+
+PACK_S = 10.0
+"""Seconds between two times that the processes of a machine look whether packs are to be written."""
 
 DROP_S = 3600.0
 """Seconds between two looks of a machine at what it need not keep."""
@@ -58,6 +63,7 @@ class S3Lake(Lake):
         super().__init__(root, tables)
         self.location = Location(location.bucket, location.key("tables"))
         self._fixed: State | None = None
+        self._known_log: TableLog | None = None
 
     @cached_property
     def folder(self) -> Path:
@@ -66,7 +72,11 @@ class S3Lake(Lake):
 
     @property
     def _log(self) -> TableLog:
-        return table_log(self.location, self.folder)
+        """The log, with the client of the environment as it was when these tables were first asked for anything."""
+        found = self._known_log
+        if found is None or found.forgotten or found.pid != os.getpid():
+            found = self._known_log = table_log(self.location, self.folder)
+        return found
 
     def _state(self) -> State:
         if self._fixed is not None:
@@ -161,14 +171,31 @@ class S3Lake(Lake):
         )
 
     def _fetch_rows(self, table: str, parts: Mapping[str, Part], schema: "pa.Schema") -> "dict[str, pa.Table]":
-        """Bring the objects of partitions, or return the rows of those that a pack has, where many are not on this machine."""
+        """Bring the objects of partitions; of many return the rows of those that commits of this machine hold, or a pack."""
         absent = [each for each, part in parts.items() if not _is_whole(self._path_of(part), part)]
-        packed: dict[str, pa.Table] = {}
+        found: dict[str, pa.Table] = {}
+        if len(absent) >= CHANGED:  # from which on a copy holds them together, so that no file is needed
+            found = self._rows_here(table, {each: parts[each] for each in absent}, schema)
+            absent = [each for each in absent if each not in found]
         for name in {program_of(each) for each in absent} if len(absent) >= PACKED else ():
             pack = self._pack(table, name, schema)
-            packed |= {each: pack.partition(each) for each in absent if pack.stamps.get(each) == parts[each].stamp}
-        self._fetch((table, each, parts[each]) for each in absent if each not in packed)
-        return packed
+            found |= {each: pack.partition(each) for each in absent if pack.stamps.get(each) == parts[each].stamp}
+        self._fetch((table, each, parts[each]) for each in absent if each not in found)
+        return found
+
+    def _rows_here(self, table: str, parts: Mapping[str, Part], schema: "pa.Schema") -> "dict[str, pa.Table]":
+        """Rows of the partitions that commits hold which this machine keeps."""
+        import pyarrow as pa
+
+        found: dict[str, pa.Table] = {}
+        for number, partitions in _by_commit(parts).items():
+            if (entry := self._log.entry_here(number)) is None:
+                continue
+            for each in partitions:
+                content = bytes_in(entry, table, each)
+                if content is not None and hashlib.sha256(content).hexdigest() == parts[each].sha256:
+                    found[each] = rows_in(pa.BufferReader(content), schema)
+        return found
 
     def _files(self, tables: Collection[str]) -> dict[str, list[str]]:
         state = self._state()
@@ -216,6 +243,10 @@ class S3Lake(Lake):
 
     def _fetch_object(self, name: str, wanted: Sequence[Wanted]) -> None:
         """Bring the partitions that an object holds: one, or, of an entry of the log, several."""
+        if wanted[0][2].in_log:
+            wanted = self._left_of(wanted, self._log.entry_here(wanted[0][2].stamp[1]))
+            if not wanted:
+                return
         found = conditional.get(self._log.client, self.location, name)
         for table, partition, part in wanted:
             content = found.content if found else None
@@ -230,6 +261,17 @@ class S3Lake(Lake):
                     "from a backup, or write the partition again by the stage that makes it"
                 )
             self._keep(part, content)
+
+    def _left_of(self, wanted: Sequence[Wanted], entry: Entry | None) -> Sequence[Wanted]:
+        """Keep the partitions that a commit of this machine holds; returns the others."""
+        left = []
+        for table, partition, part in wanted:
+            content = bytes_in(entry, table, partition) if entry else None
+            if content is not None and hashlib.sha256(content).hexdigest() == part.sha256:
+                self._keep(part, content)
+            else:
+                left.append((table, partition, part))
+        return left
 
     def _keep(self, part: Part, content: bytes) -> None:
         if _is_whole(self._path_of(part), part):
@@ -265,7 +307,7 @@ class S3Lake(Lake):
         with suppress(FileNotFoundError):
             if _age_s(looked) < DROP_S:
                 return
-        with suppress(OSError):
+        with suppress(OSError), suppress(OSError):
             looked.touch()
         current = {part.sha256 for table in state.tables.values() for part in table.parts.values()}
         for path in (self.folder / "data").glob(f"*/*{SUFFIX}"):
@@ -286,6 +328,10 @@ class S3Lake(Lake):
 
     def _write_packs(self, state: State) -> None:
         """Write the packs of tables and programs of which much has changed since; done with a checkpoint, and may be lost."""
+        looked = self.folder / "packed"
+        with suppress(FileNotFoundError):
+            if 0 <= _age_s(looked) < PACK_S:
+                return
         packed = dict(self._log.hints().get("packs", {}))
         fresh: dict[str, int] = {}
         for table in sorted(self.tables.keys() & state.tables.keys()):
@@ -297,6 +343,8 @@ class S3Lake(Lake):
                     fresh[f"{table}/{name}"] = state.number
         if fresh:
             self._log.hint(packs={**packed, **fresh})
+            with suppress(OSError):
+                looked.touch()
 
     def _write_pack(self, state: State, table: str, name: str) -> None:
         self._rows_of(state, table, name)  # which leaves a copy, but for the last few that changed
@@ -323,9 +371,7 @@ class S3Lake(Lake):
         for change, content in zip(planned, contents, strict=True):
             if content is None or change.part is None:
                 continue
-            if change.part.in_log:
-                self._keep(change.part, content)
-            elif not _same(state, change):
+            if not change.part.in_log and not _same(state, change):
                 fresh.append((change.table, change.partition, change.part, content))
         side_by_side(lambda each: self.write_object(*each), fresh)
 
@@ -370,6 +416,15 @@ def _by_program(table: TableState) -> dict[str, list[Stamp]]:
     found: dict[str, list[Stamp]] = {}
     for partition, part in table.parts.items():
         found.setdefault(program_of(partition), []).append(part.stamp)
+    return found
+
+
+def _by_commit(parts: Mapping[str, Part]) -> dict[int, list[str]]:
+    """Partitions whose bytes commits hold, by the number of the commit."""
+    found: dict[int, list[str]] = {}
+    for partition, part in parts.items():
+        if part.in_log:
+            found.setdefault(part.stamp[1], []).append(partition)
     return found
 
 

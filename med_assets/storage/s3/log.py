@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 from med_assets.errors import RemoteFailed
@@ -38,6 +39,11 @@ class Entry:
     number: int
     content: Mapping[str, Any]
 
+    @cached_property
+    def text(self) -> str:
+        """The entry as its object holds it."""
+        return canonical_json(dict(self.content))
+
     @property
     def writer(self) -> str:
         """Token of whoever wrote it."""
@@ -62,9 +68,7 @@ class Log:
         gives its own token. Raises ConfigurationError for a server without conditional writes.
         """
         entry = Entry(at, {**content, WRITER: writer or secrets.token_hex(8)})
-        other = conditional.put_new(
-            self.client, self.location, self.name(at), canonical_json(dict(entry.content)).encode()
-        )
+        other = conditional.put_new(self.client, self.location, self.name(at), entry.text.encode())
         return (entry, True) if other is None else (self.entry(at, other.content), False)
 
     def read(self, number: int) -> Entry | None:

@@ -11,8 +11,8 @@ from med_assets.storage import names
 from med_assets.storage.lake import SUFFIX
 from med_assets.storage.s3.lake import S3Lake
 from med_assets.storage.s3.log import side_by_side
-from med_assets.storage.s3.table_log import Planned
 from med_assets.storage.s3.table_state import Part
+from med_assets.storage.s3.waiting import Planned
 
 
 @dataclass(frozen=True)

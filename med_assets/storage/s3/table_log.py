@@ -5,12 +5,11 @@
     PREFIX/last.json                   number of a late checkpoint: a hint, which may be old or missing
 
     FOLDER/state.json.gz               all tables as a process of this machine last knew them
-    FOLDER/log/N.json                  commits of this machine, without bytes, for its other processes
-    FOLDER/waiting/TOKEN.json          what waits to be committed
-    FOLDER/conflicts/TOKEN.json        what could not be
+    FOLDER/log/N.json                  commits of this machine, for its other processes
+    FOLDER/commit.lock                 held by whoever commits, for all that wait; see `med_assets.storage.s3.waiting`
 
-Whoever has the lock of the folder commits for all that wait, threads and processes, so that they never stand in each other's way and a
-commit is one request for all of them. Another machine may be first with a number; then the next is tried.
+Threads and processes of a machine never stand in each other's way, and a commit is one request for all of them. Another machine may be first
+with a number; then the next is tried.
 """
 
 import fcntl
@@ -19,7 +18,6 @@ import os
 import random
 import secrets
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -34,16 +32,8 @@ from med_assets.storage.locks import demand_locks
 from med_assets.storage.s3 import bucket, conditional
 from med_assets.storage.s3.bucket import Location
 from med_assets.storage.s3.log import BLOCK, Entry, Log, side_by_side
-from med_assets.storage.s3.table_state import (
-    CHECKPOINT_COMMITS,
-    ENTRY_BYTES,
-    Part,
-    Stamp,
-    State,
-    entry_content,
-    follows,
-    without_bytes,
-)
+from med_assets.storage.s3.table_state import CHECKPOINT_COMMITS, State, entry_content, follows, without_bytes
+from med_assets.storage.s3.waiting import WAITED_S, Planned, Request, Waiting
 
 LOOK_S = 0.5
 """Seconds within which commits of others need not be looked for."""
@@ -57,68 +47,22 @@ TOKENS = 10_000
 LONGEST_TURNS = 4
 """The longest pause before the next number is tried is a random part of this power of two times the time that a try takes."""
 
-WAITED_S = 5.0
-"""Seconds after which nobody but its own thread commits what waits: that thread may have lost a lock meanwhile, and looks."""
-
 GATHER_S = 0.008
-"""Seconds that a writer lets others of its machine come, so that one request commits for all of them: about as long as a server takes."""
+"""Seconds that a writer lets as many others of its machine come as the last commit was for: about as long as a server takes."""
 
-RECENT = 8
-"""Commits whose largest says how many others may come."""
+LOOKS = 16
+"""How often it is looked meanwhile whether they came."""
 
 OLD_S = 43_200.0
 """Age of the newest commit that a process knows from which on it makes sure that the next ones were not removed; see `retention.LEAST_DAYS`."""
 
-LEFT_S = 3600.0
-"""Age of files of the queue that nobody waits for any more."""
+KEEP_S = 2.0
+"""Seconds between two times that the processes of a machine keep the state."""
 
 LAST = "last.json"
 
 OTHERS = "others"
-"""Field of a commit as the machine keeps it: how many requests came while it was written, and wait for the next one."""
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A change of a partition; `expected` is its stamp before, as a list of at most one value: none for any."""
-
-    table: str
-    partition: str
-    part: Part | None
-    expected: tuple[Stamp | None, ...] = ()
-    held: str = ""
-    """The bytes in base64 where the log is to hold them; else the object is written."""
-
-    def plain(self) -> list[Any]:
-        """The change as JSON holds it."""
-        part = self.part and [self.part.sha256, self.part.token, self.part.bytes]
-        return [self.table, self.partition, part, self.expected, self.held]
-
-    @classmethod
-    def of(cls, plain: Sequence[Any]) -> "Planned":
-        """The reverse of `plain`."""
-        table, partition, part, expected, held = plain
-        object_of = None if part is None else Part(part[0], part[1], part[2], ())
-        stamps = tuple(None if stamp is None else tuple(stamp) for stamp in expected)
-        return cls(table, partition, object_of, stamps, held)
-
-    def fits(self, state: State) -> bool:
-        """Whether the partition is as it is expected to be."""
-        return not self.expected or state.stamp(self.table, self.partition) == self.expected[0]
-
-
-@dataclass(frozen=True)
-class Request:
-    """Changes that are committed together or not at all; `after` is the newest commit that its process knew."""
-
-    token: str
-    after: int
-    changes: tuple[Planned, ...]
-
-    @property
-    def held(self) -> int:
-        """Bytes that its partitions take in the log."""
-        return sum(len(change.held) for change in self.changes)
+"""Field of a commit as the machine keeps it: how many requests more than its own may be in the next one, since they came while it was written."""
 
 
 @dataclass(frozen=True)
@@ -135,18 +79,19 @@ class TableLog:
     """The log of one prefix, for all threads of a process. Methods raise RemoteFailed."""
 
     def __init__(self, client: Any, location: Location, folder: Path) -> None:
-        self.client, self.location, self.folder = client, location, folder
+        self.client, self.location, self.folder, self.pid = client, location, folder, os.getpid()
         self.log = Log(client, Location(location.bucket, location.key("log")))
-        # As text: these are put together several times for each commit, and paths cost more than what is done with the files.
-        self._waiting_folder, self._log_folder = f"{folder}/waiting", f"{folder}/log"
+        self._log_folder, self._commit_lock = f"{folder}/log", f"{folder}/commit.lock"
+        self._queue = Waiting(folder)
         self._state: State | None = None
         self._looked_at = self._refreshed_at = float("-inf")
         self._gap_sought_at = float("-inf")
-        self._recent: deque[int] = deque(maxlen=RECENT)
+        self._expected = 1
         self._tokens: dict[str, int] = {}
         self._tokens_after = 0
         self._waiting = 0
-        self._kept_at = 0
+        self._kept_at = self._removed_until = 0
+        self._required = self.forgotten = False
         self._lock = RLock()
 
     # -- reading
@@ -197,6 +142,7 @@ class TableLog:
 
     def _follow(self) -> None:
         """Apply all commits since, one request when there is none; from a checkpoint when they are many."""
+        self._follow_here()
         while True:
             entries = list(islice(self.log.newer(self._known.number), FAR_BEHIND))
             self._apply(entries)
@@ -248,18 +194,28 @@ class TableLog:
         entry = self.log.read(state.number)
         return state if entry is not None and entry.writer == state.writer else None
 
-    def _keep(self) -> None:
-        """Keep the state on this machine; where it can't be written it is read from the bucket again."""
+    def _keep(self, content: bytes | None = None) -> None:
+        """Keep the state on this machine, unless another process just did; where it can't be written it is read from the bucket again."""
+        self._kept_at, path = self._known.number, self.folder / "state.json.gz"
         with suppress(OSError, DiskFull):
-            write_bytes(self.folder / "state.json.gz", self._known.content())
-        self._kept_at = self._known.number
-        for path in (self.folder / "log").glob("*.json"):
-            if path.stem.isdecimal() and int(path.stem) < self._kept_at - TOKENS:
-                path.unlink(missing_ok=True)
-        for path in (*(self.folder / "waiting").glob("*.new"), *(self.folder / "conflicts").glob("*.json")):
-            with suppress(FileNotFoundError):  # of processes that were killed
-                if time.time() - path.stat().st_mtime > LEFT_S:
-                    path.unlink()
+            if content is None and 0 <= time.time() - path.stat().st_mtime < KEEP_S:
+                return
+        with suppress(OSError, DiskFull):
+            write_bytes(path, content or self._known.content())
+        self._remove_until(self._kept_at - TOKENS)
+
+    def _remove_until(self, number: int) -> None:
+        """Remove commits before a number from this machine, and what nobody waits for any more."""
+        if self._removed_until:
+            numbers = list(range(self._removed_until, number))
+        else:  # which looks at all of them
+            stems = [path.stem for path in (self.folder / "log").glob("*.json")]
+            numbers = [int(stem) for stem in stems if stem.isdecimal() and int(stem) < number]
+        for each in numbers:
+            with suppress(FileNotFoundError):  # another process was first
+                os.unlink(self._here(each))
+        self._removed_until = max(1, number)
+        self._queue.remove_left()
 
     def _checkpoint(self) -> State:
         """A late checkpoint, by the hint or without; the empty state where there is none."""
@@ -304,11 +260,9 @@ class TableLog:
         request = Request(secrets.token_hex(8), after, tuple(changes))
         began, outcome, due = time.monotonic(), None, None
         try:
-            with self._queued(request) as waiting:
-                outcome, due = self._led(request, waiting)
-            if (
-                outcome is None
-            ):  # Whoever committed it has removed the file; while its outcome is looked up the next one can lead.
+            with self._queue.queued(request):
+                outcome, due = self._led(request)
+            if outcome is None:
                 outcome = self._done(request.token)
             if outcome is None:  # the folder was deleted meanwhile
                 with self._alone():
@@ -331,14 +285,15 @@ class TableLog:
                 self.write_checkpoint(due)
             except RemoteFailed:
                 due = None
-        return replace(outcome, checkpoint=due)
+        return outcome if due is None else replace(outcome, checkpoint=due)
 
     def write_checkpoint(self, state: State) -> None:
         """Write a state for those that come new."""
-        conditional.put(self.client, self.location, checkpoint_name(state.number), state.content())
+        content = state.content()
+        conditional.put(self.client, self.location, checkpoint_name(state.number), content)
         self.hint(checkpoint=state.number)
         with self._lock:
-            self._keep()
+            self._keep(content)
 
     def hints(self) -> Mapping[str, Any]:
         """What whoever wrote the last checkpoint left for others, which may be old; empty where there is nothing."""
@@ -354,94 +309,39 @@ class TableLog:
 
     def _require(self) -> None:
         """Refuse a server that ignores conditions; it is asked once per machine."""
+        if self._required:
+            return
         shown = self.folder / "conditional-writes"
         if not shown.exists():
             conditional.require(self.client, self.location)
             shown.parent.mkdir(parents=True, exist_ok=True)
             shown.touch()
+        self._required = True
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        with open(f"{self.folder}/commit.lock", "ab") as lock:
+        with open(self._commit_lock, "ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    @contextmanager
-    def _queued(self, request: Request) -> Iterator[str]:
-        """Let others commit a request; its file, whose path is yielded, is locked as long as somebody waits for it."""
-        path = self._waiting_file(request.token)
-        os.makedirs(self._waiting_folder, exist_ok=True)
-        plain = {"after": request.after, "changes": [change.plain() for change in request.changes]}
-        new = f"{path}.new"
-        with open(new, "wb") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
-            try:
-                stream.write(canonical_json(plain).encode())
-                stream.flush()
-                os.rename(new, path)
-                new = path
-                yield path
-            finally:
-                with suppress(FileNotFoundError):  # of whoever committed it
-                    os.unlink(new)
-
-    def _waiting_requests(self, own: Request) -> list[Request]:
-        """Own and other requests of this machine that can be one commit: none of two changes the same partition."""
-        found, taken = [own], {(change.table, change.partition) for change in own.changes}
-        held = own.held
-        for token in self._waiting_tokens():
-            if token == own.token:
-                continue
-            try:
-                with open(self._waiting_file(token), "rb") as stream:
-                    if not _locked(stream.fileno()):  # of a process that was killed
-                        os.unlink(self._waiting_file(token))
-                        continue
-                    if time.time() - os.fstat(stream.fileno()).st_mtime > WAITED_S:
-                        continue
-                    plain = json.loads(stream.read())
-            except (FileNotFoundError, ValueError):
-                continue
-            request = Request(token, plain["after"], tuple(Planned.of(each) for each in plain["changes"]))
-            wanted = {(change.table, change.partition) for change in request.changes}
-            # Of commits before those that this process saw one may be its own, whose committer was killed: it finds out itself.
-            if request.after >= self._tokens_after and not wanted & taken and held + request.held <= ENTRY_BYTES:
-                found.append(request)
-                taken |= wanted
-                held += request.held
-        return found
-
-    def _waiting_file(self, token: str) -> str:
-        return f"{self._waiting_folder}/{token}.json"
-
-    def _waiting_tokens(self) -> list[str]:
-        try:
-            names = os.listdir(self._waiting_folder)
-        except FileNotFoundError:  # the folder may be deleted at any time
-            return []
-        return sorted(name.removesuffix(".json") for name in names if name.endswith(".json"))
-
-    def _led(self, own: Request, waiting: str) -> tuple[Outcome | None, State | None]:
-        """Commit for all that wait, when as many do as did lately or after a moment; None when another did so, which removes the file."""
-        until = float("inf")
-        while True:
+    def _led(self, own: Request) -> tuple[Outcome | None, State | None]:
+        """Commit for all that wait when it is this thread's turn; None when another committed the request before."""
+        turn = self._queue.turn(own.token)
+        if turn is None:
+            return None, None
+        with turn:
+            with self._lock:
+                self._follow_here()
+                n = self._expected
+            read = self._queue.gather(own, n, GATHER_S, GATHER_S / LOOKS)
             with self._alone():
-                if not os.path.exists(waiting):
-                    return None, None
-                until = min(until, time.monotonic() + GATHER_S)
-                with self._lock:
-                    self._follow_here()
-                    n = max(self._recent, default=1)
-                if time.monotonic() >= until or len(self._waiting_tokens()) >= n:
-                    return self._lead(own)
-            # Without the lock, so that those whose requests were just committed get by, and come with the next ones.
-            time.sleep(GATHER_S / 8)
+                return self._lead(own, read)
 
-    def _lead(self, own: Request) -> tuple[Outcome, State | None]:
+    def _lead(self, own: Request, read: Mapping[str, Request] | None = None) -> tuple[Outcome, State | None]:
         """Commit own request and others that wait; the state when it is time for a checkpoint. The caller has the lock of the folder."""
-        requests, outcomes = self._waiting_requests(own), dict[str, Outcome]()
         with self._lock:
             self._follow_here()
+            requests, outcomes = self._queue.together_with(own, read or {}, self._tokens_after), dict[str, Outcome]()
             if self._known.number < max(request.after for request in requests):
                 self._follow()  # what one of them saw of another machine
         writer, began, committed = secrets.token_hex(8), time.time(), None
@@ -473,7 +373,7 @@ class TableLog:
             with self._lock:
                 self._follow()
         for token, outcome in outcomes.items():
-            self._tell(token, None if token == own.token else outcome.conflict)
+            self._queue.end(token, None if token == own.token else outcome.conflict)
         return outcomes[own.token], committed if committed and committed.checkpoint_due else None
 
     def _append(self, state: State, requests: Sequence[Request], writer: str) -> State | None:
@@ -492,39 +392,38 @@ class TableLog:
             if found is None:
                 raise
             entry, ours = found, found.writer == writer  # of all tries one may have got there
-        more = len(set(self._waiting_tokens()) - {request.token for request in requests})
+        more = len(set(self._queue.tokens()) - {request.token for request in requests})
         with self._lock:
             if self._known.number == state.number:  # else another thread has read it already
                 self._apply([entry])
             after = self._known if self._known.number == entry.number else state.after([entry])
+            more -= ours and after.checkpoint_due  # which this thread writes before it comes again
             if ours:
-                self._recent.append(len(requests) + more)
+                self._expected = len(requests) + more
         with suppress(OSError, DiskFull):
-            here = {**without_bytes(entry).content, OTHERS: more}
-            write_bytes(Path(self._here(entry.number)), canonical_json(here).encode())
+            here = f'{entry.text.removesuffix("}")},"{OTHERS}":{more}}}'
+            write_bytes(Path(self._here(entry.number)), here.encode())
         return after if ours else None
+
+    def entry_here(self, number: int) -> Entry | None:
+        """A commit that this machine keeps, with the bytes that it holds; None where it does not."""
+        try:
+            with open(self._here(number), "rb") as stream:
+                return Entry(number, json.loads(stream.read()))
+        except (FileNotFoundError, ValueError):
+            return None
 
     def _here(self, number: int) -> str:
         return f"{self._log_folder}/{Log.name(number)}"
 
     def _follow_here(self) -> None:
         """Apply what other processes of this machine committed."""
-        with suppress(FileNotFoundError, ValueError):
-            while True:
-                number = self._known.number + 1
-                with open(self._here(number), "rb") as stream:
-                    entry = Entry(number, json.loads(stream.read()))
-                if not follows(entry, self._known):  # of a bucket that was emptied since
-                    return
-                self._apply([entry])
-                self._recent.append(len(entry.content["requests"]) + entry.content.get(OTHERS, 0))
-
-    def _tell(self, token: str, conflict: tuple[str, str] | None) -> None:
-        """Let who waits for a request know; of one that was committed the log of this machine says so."""
-        if conflict is not None:
-            write_bytes(self._conflict_file(token), json.dumps(conflict).encode())
-        with suppress(FileNotFoundError):
-            os.unlink(self._waiting_file(token))
+        # One that does not follow is of a bucket that was emptied since; of an empty one a first commit says nothing of what it follows.
+        while self._known.number and (entry := self.entry_here(self._known.number + 1)) is not None:
+            if not follows(entry, self._known):
+                return
+            self._apply([entry])
+            self._expected = len(entry.content["requests"]) + entry.content.get(OTHERS, 0)
 
     def _done(self, token: str) -> Outcome | None:
         """What another process or thread made of a request; None where it did nothing."""
@@ -532,29 +431,13 @@ class TableLog:
             self._follow_here()
             if token in self._tokens:
                 return Outcome(self._tokens[token])
-        try:
-            table, partition = json.loads(self._conflict_file(token).read_bytes())
-        except FileNotFoundError:
-            return None
-        self._conflict_file(token).unlink(missing_ok=True)
-        return Outcome(conflict=(table, partition))
-
-    def _conflict_file(self, token: str) -> Path:
-        return self.folder / "conflicts" / f"{token}.json"
+        found = self._queue.conflict(token)
+        return None if found is None else Outcome(conflict=found)
 
 
 def checkpoint_name(number: int) -> str:
     """Name of the object of a checkpoint below the prefix of the tables."""
     return f"checkpoints/{Log.name(number)}.gz"
-
-
-def _locked(descriptor: int) -> bool:
-    """Whether another has a file's lock."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    return False
 
 
 _logs: dict[tuple[int, tuple[tuple[str, str], ...], Location, Path], TableLog] = {}
@@ -574,4 +457,4 @@ def forget(folder: Path) -> None:
     """Forget what this process knows of the logs that it follows below a folder, as a new process would."""
     with _opening:
         for which in [each for each in _logs if each[3].is_relative_to(folder)]:
-            del _logs[which]
+            _logs.pop(which).forgotten = True

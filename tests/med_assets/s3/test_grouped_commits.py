@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import secrets
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,10 +21,12 @@ import pytest
 
 from med_assets.errors import Conflict
 from med_assets.storage.lake import Change, write_parquet
-from med_assets.storage.s3 import retention
+from med_assets.storage.s3 import lake as lake_module
+from med_assets.storage.s3 import retention, table_log
 from med_assets.storage.s3.bucket import Location
 from med_assets.storage.s3.lake import S3Lake
 from med_assets.storage.s3.table_state import CHECKPOINT_COMMITS, ENTRY_BYTES, ROWS_BYTES
+from med_assets.storage.together import CHANGED
 from tests.code import Code
 from tests.med_assets.s3.faults import Faults
 
@@ -336,3 +339,82 @@ def test_rows_in_an_entry_are_plain_parquet(machine: Machine, good: Any, name: s
     content = base64.b64decode(held)
     assert (hashlib.sha256(content).hexdigest(), "", len(content)) == (sha256, token, size)
     assert content == parquet("x")
+
+
+def test_rows_that_a_machine_wrote_are_read_from_its_own_commits_and_from_the_bucket_where_it_lost_them(
+    machine: Machine, faults: Faults
+) -> None:
+    lake = machine()
+    for number in range(CHANGED + 1):
+        write(lake, f"p/{number:02d}", str(number))
+    write(lake, "p/00", "again")
+    expected = ["again", *map(str, range(1, CHANGED + 1))]
+    lake.refresh()
+    assert lake.number == CHANGED + 2
+    faults.done.clear()
+    assert texts(lake, "p/00") == ["again"]
+    assert len(list((lake.folder / "data").rglob("*.parquet"))) == 1
+    assert texts(lake) == expected
+    assert len(list((lake.folder / "data").rglob("*.parquet"))) == 1, "the copy of all of them is enough"
+    assert faults.done["GET object"] == 0
+    shutil.rmtree(lake.folder)
+    assert texts(lake) == expected
+    assert faults.done["GET object"] == CHANGED + 1
+
+
+def test_what_the_machine_keeps_of_a_commit_that_is_damaged_is_fetched(machine: Machine, faults: Faults) -> None:
+    lake = machine()
+    for text in ("first", "second"):
+        write(lake, "p", text)
+    kept = lake.folder / "log" / "000000000002.json"
+    entry = json.loads(kept.read_bytes())
+    entry["write"]["notes"]["p"][3] = base64.b64encode(parquet("another")).decode()
+    kept.write_text(json.dumps(entry))
+    faults.done.clear()
+    assert texts(lake) == ["second"]
+    assert faults.done["GET object"] == 1
+
+
+def test_a_new_process_follows_the_commits_of_its_machine_without_the_bucket(machine: Machine, faults: Faults) -> None:
+    lake = machine()
+    for number in range(CHECKPOINT_COMMITS + 12):
+        write(lake, f"p/{number % 5}", str(number))
+    table_log.forget(lake.folder)
+    faults.done.clear()
+    assert lake.number == CHECKPOINT_COMMITS + 12
+    assert faults.done["GET object"] <= 2, (
+        "whether the state that is kept is of this bucket, and whether there is a newer commit"
+    )
+
+
+def test_commits_that_are_long_past_go_from_the_machine(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table_log, "TOKENS", 8)
+    lake = machine()
+    for number in range(2 * CHECKPOINT_COMMITS):
+        write(lake, "p", str(number))
+        if number == 4:
+            (lake.folder / "log" / "note.json").write_text("of nobody")
+    kept = sorted(path.stem for path in (lake.folder / "log").iterdir())
+    assert kept == [f"{number:012d}" for number in range(2 * CHECKPOINT_COMMITS - 8, 2 * CHECKPOINT_COMMITS + 1)] + [
+        "note"
+    ]
+    table_log.forget(lake.folder)
+    assert texts(lake) == [str(2 * CHECKPOINT_COMMITS - 1)]
+
+
+def test_packs_are_written_once_in_a_while(
+    machine: Machine, good: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = machine()
+
+    def pack() -> str:
+        """The pack after all partitions have changed and the next checkpoint was written."""
+        lake.commit([Change("notes", f"p/{number:03d}", {"text": [secrets.token_hex(4)]}) for number in range(100)])
+        while lake.number % CHECKPOINT_COMMITS:
+            write(lake, "q", "x")
+        return str(good.head_object(Bucket=name, Key="home/tables/packs/notes/p.parquet")["ETag"])
+
+    first = pack()
+    assert pack() == first
+    monkeypatch.setattr(lake_module, "PACK_S", 0.0)
+    assert pack() != first

@@ -117,12 +117,14 @@ def test_a_machine_drops_what_it_kept_of_objects_that_nobody_read_for_a_day(
     lake = machine()
     for number in range(CHECKPOINT_COMMITS - 1):
         write(lake, "p", str(number))
+        assert texts(lake) == [str(number)]
     assert len(list((lake.folder / "data").rglob("*.parquet"))) == CHECKPOINT_COMMITS - 1
     days(2)
     assert texts(lake.at(3)) == ["2"]
     write(lake, "p", "last")
-    assert len(list((lake.folder / "data").rglob("*.parquet"))) == 2
+    assert len(list((lake.folder / "data").rglob("*.parquet"))) == 1
     assert texts(lake) == ["last"]
+    assert len(list((lake.folder / "data").rglob("*.parquet"))) == 2
     assert texts(lake.at(2)) == ["1"]
 
 

@@ -18,8 +18,8 @@ from med_assets.storage.s3 import lake as lake_module
 from med_assets.storage.s3 import table_log
 from med_assets.storage.s3.bucket import Location
 from med_assets.storage.s3.lake import S3Lake
-from med_assets.storage.s3.table_log import Planned
 from med_assets.storage.s3.table_state import CHECKPOINT_COMMITS, Part
+from med_assets.storage.s3.waiting import Planned
 from tests.code import Code
 from tests.med_assets.s3.faults import Faults
 
