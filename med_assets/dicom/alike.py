@@ -11,10 +11,11 @@ from itertools import groupby
 from typing import NamedTuple
 
 from pydicom.dataelem import DataElement, RawDataElement
-from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.dataset import FileDataset
 from pydicom.tag import BaseTag
 
 from med_assets.dicom.bounds import LONG, UNDEFINED, ElementBounds
+from med_assets.dicom.copies import with_elements
 from med_assets.dicom.cut import META_START, empty_value
 from med_assets.dicom.undecoded import tag_of
 
@@ -76,7 +77,7 @@ class Alike:
         self._segments: list[_Run | _Other] = []
         self._pixels: RawDataElement | None = None
         self._pixel_header = b""
-        self._encoding: str | list[str] = ""
+        self._model: FileDataset | None = None
 
     def learn(self, data: bytes, places: Sequence[ElementBounds], dataset: FileDataset) -> None:
         """Take a file that was parsed, whose elements are at `places`, as the last one."""
@@ -100,10 +101,11 @@ class Alike:
         if any(items[number].element.tag in _ONCE or items[number].content[4:6] in _NOT_CUT for number in self._others):
             self._others.clear()
             return
-        pixels, encoding = dict(dataset.items())[tag_of(_PIXEL_DATA)], dataset.original_character_set
+        pixels = dict(dataset.items())[tag_of(_PIXEL_DATA)]
         assert isinstance(pixels, RawDataElement)
         self._pixels, self._pixel_header = pixels._replace(value=b""), data[places[-1].start : places[-1].value]
-        self._encoding = encoding if isinstance(encoding, str) else [*encoding]
+        self._model = with_elements(dataset, {})
+        self._model.file_meta = with_elements(dataset.file_meta, {})
         if same_form:
             self._segments = list(self._divided())
 
@@ -153,7 +155,7 @@ class Alike:
 
         `pixels_at` reads bytes of it, by their place and number.
         """
-        if not self._segments or self._pixels is None or start[128:META_START] != b"DICM":
+        if not self._segments or self._pixels is None or self._model is None or start[128:META_START] != b"DICM":
             return None
         meta: Elements = {}
         elements: Elements = {}
@@ -184,8 +186,6 @@ class Alike:
         if len(value) != n_bytes:  # it changed meanwhile
             return None
         elements[self._pixels.tag] = self._pixels._replace(value=value)
-        dataset = FileDataset("", elements, start[:128], FileMetaDataset(meta), False, True)
-        dataset.set_original_encoding(
-            False, True, self._encoding if isinstance(self._encoding, str) else [*self._encoding]
-        )
+        dataset = with_elements(self._model, elements)
+        dataset.preamble, dataset.file_meta = start[:128], with_elements(self._model.file_meta, meta)
         return dataset

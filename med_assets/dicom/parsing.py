@@ -30,6 +30,7 @@ from pydicom.valuerep import STR_VR
 from med_assets.dicom.alike import MOST_BYTES, Alike
 from med_assets.dicom.archives import START_BYTES, is_archive
 from med_assets.dicom.bounds import Extent, measure
+from med_assets.dicom.copies import with_elements
 from med_assets.dicom.cut import cut
 from med_assets.dicom.elements import quietly, text
 from med_assets.dicom.pixel_data import DEFLATED_FRAMES
@@ -146,26 +147,16 @@ class Parsed:
 
 
 def _copied(meta: FileMetaDataset) -> FileMetaDataset:
-    out = FileMetaDataset(
-        {tag: element if isinstance(element, RawDataElement) else copy(element) for tag, element in meta.items()}
-    )
-    _set_encoding(out, meta)
-    return out
+    elements = meta.items()
+    return with_elements(meta, {tag: one if type(one) is RawDataElement else copy(one) for tag, one in elements})
 
 
 def _like(
     source: FileDataset, elements: dict[BaseTag, DataElement | RawDataElement], meta: FileMetaDataset
 ) -> FileDataset:
-    implicit, little = source.original_encoding
-    dataset = FileDataset("", elements, source.preamble, meta, bool(implicit), bool(little))
-    _set_encoding(dataset, source)
+    dataset = with_elements(source, elements)
+    dataset.file_meta = meta
     return dataset
-
-
-def _set_encoding(dataset: Dataset, source: Dataset) -> None:
-    implicit, little = source.original_encoding
-    encoding = source.original_character_set
-    dataset.set_original_encoding(implicit, little, encoding if isinstance(encoding, str) else list(encoding))
 
 
 @dataclass(frozen=True)
@@ -288,7 +279,11 @@ def _whole(data: bytes, extent: Extent) -> FileDataset | None:
 
 
 def _without_stream(dataset: FileDataset) -> FileDataset:
-    return _like(dataset, dict(dataset.items()), dataset.file_meta)
+    implicit, little = dataset.original_encoding
+    out = FileDataset("", dict(dataset.items()), dataset.preamble, dataset.file_meta, bool(implicit), bool(little))
+    encoding = dataset.original_character_set
+    out.set_original_encoding(implicit, little, encoding if isinstance(encoding, str) else list(encoding))
+    return out
 
 
 def _cut(data: bytes, extent: Extent) -> FileDataset | None:

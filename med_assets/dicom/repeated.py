@@ -24,6 +24,7 @@ MOST = 1 << 13
 
 _CHARACTER_SET, _PIXEL_REPRESENTATION, _PIXEL_DATA = tag_of(0x00080005), tag_of(0x00280103), tag_of(0x7FE00010)
 _MISSING = object()
+_NOTHING = None, None
 
 
 class Repeated(Generic[T]):
@@ -32,6 +33,8 @@ class Repeated(Generic[T]):
     def __init__(self) -> None:
         self._numbers, self._surroundings = count(), dict[Hashable, int]()
         self._kept: dict[Hashable, T] = {}
+        self._last: dict[int, list[tuple[RawDataElement | None, T | None]]] = {}
+        """By surroundings the elements of the last object that were kept, in its order, and what was made of each."""
 
     def surroundings(self, ds: Dataset, *more: Hashable) -> int:
         """A number that stands for all that elements of `ds` depend on beside themselves; `more` is what the caller adds to that."""
@@ -53,9 +56,15 @@ class Repeated(Generic[T]):
         make: Callable[[RawDataElement | DataElement], T],
         keep: Callable[[], bool] | None = None,
     ) -> Iterator[T]:
-        """Yield what `of` returns for each of `elements` of `ds`."""
-        kept = self._kept
+        """Yield what `of` returns for each of `elements` of `ds`: of those that were the same objects in the last call without a look-up."""
+        kept, now = self._kept, list[tuple[RawDataElement | None, T | None]]()
+        last, self._last[surroundings] = iter(self._last.get(surroundings, ())), now
         for stored in elements:
+            before = next(last, _NOTHING)
+            if before[0] is stored:
+                now.append(before)
+                yield before[1]  # type: ignore[misc]  # what was made of it
+                continue
             # `is_kept` and `anywhere` in place: a slice has 200 of them in all.
             if (
                 type(stored) is RawDataElement
@@ -64,8 +73,10 @@ class Repeated(Generic[T]):
             ):
                 made = kept.get((surroundings, anywhere(stored) if stored.value_tell else stored), _MISSING)
                 if made is not _MISSING:
+                    now.append((stored, made))  # type: ignore[arg-type]  # no longer what is missing
                     yield made  # type: ignore[misc]  # no longer what is missing
                     continue
+            now.append(_NOTHING)
             yield self.of(ds, stored, surroundings, partial(make, stored), keep)
 
     def of(
@@ -94,6 +105,7 @@ class Repeated(Generic[T]):
         if len(self._kept) >= MOST:
             self._kept.clear()
             self._surroundings.clear()
+            self._last.clear()
         self._kept[key] = made
         return made
 

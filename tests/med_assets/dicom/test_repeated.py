@@ -162,3 +162,30 @@ def test_what_depends_on_more_is_not_kept(keep: Keep, calls: int) -> None:
     repeated, made = Repeated[int](), count(1)
     results = [repeated.of(PLAIN, MODEL, 0, lambda: next(made), keep) for _ in range(2)]
     assert results[-1] == calls
+
+
+def test_objects_of_the_object_before_take_what_was_made_of_them_and_what_depends_on_more_is_made_again() -> None:
+    repeated: Repeated[str] = Repeated()
+    name, number = raw("Manufacturer", b"a maker "), raw("SeriesDescription", b"words")
+    private, long = raw("StudyDescription", b"x" * (LONGEST_BYTES + 2)), raw("ImageComments", b"other")
+    made: list[str] = []
+
+    def results(*elements: RawDataElement, patient: str = "one") -> list[str]:
+        ds = dataset(*elements)
+        around = repeated.surroundings(ds, patient)
+
+        def make(stored: object) -> str:
+            assert isinstance(stored, RawDataElement)
+            made.append(f"{patient} {str(stored.value)[:8]}")
+            return made[-1]
+
+        return list(repeated.each(ds, elements, around, make, lambda: "other" not in made[-1]))
+
+    first = results(name, number, private, long)
+    assert len(made) == 4
+    assert results(name, number, private, long) == first
+    assert len(made) == 6, "what is long, and what is not to be kept"
+    assert results(number, name) == [first[1], first[0]], "in another order"
+    assert results(name, raw("SeriesDescription", b"new"), number) == [first[0], "one b'new'", first[1]]
+    assert results(name, number, patient="two") == ["two b'a make", "two b'words'"]
+    assert results(name, number) == first[:2]
