@@ -75,11 +75,15 @@ class Exported:
     rows: list[dict[str, str]]
 
 
+SMALL = ("network.depth=2", "network.taps=[0,0,1,1]", "network.dim=48")
+"""Overrides for few nodes to export, with as many weights in products of matrices as make 8 bits worth while."""
+
+
 @pytest.fixture(scope="module")
 def student(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """Files of a small network, also in 8 bits, after the network alone was exported in this process."""
     folder = tmp_path_factory.mktemp("student")
-    model = checkpoint(folder / "checkpoint", "tinyusfm", "network.depth=4", "network.taps=[0,1,2,3]")
+    model = checkpoint(folder / "checkpoint", "tinyusfm", *SMALL)
     cases = [("a", write_prepared(folder / "a", 1)), ("b", write_prepared(folder / "b", 2)),
              ("c", write_prepared(folder / "c", 3, kind="normal"))]  # fmt: skip
     (alone,) = export_onnx(model, folder / "alone")
@@ -113,9 +117,7 @@ def test_an_earlier_export_of_the_network_alone_in_this_process_changes_nothing(
 
 
 def test_a_file_that_does_not_answer_as_torch_is_not_kept(student: Exported, tmp_path: Path) -> None:
-    other = load_predictor(
-        checkpoint(tmp_path / "other", "tinyusfm", "network.depth=4", "network.taps=[0,1,2,3]", seed=4)
-    )
+    other = load_predictor(checkpoint(tmp_path / "other", "tinyusfm", *SMALL, seed=4))
     with pytest.raises(ConfigurationError, match="nothing was written"):
         write_equal(tmp_path / "out" / FILE, other, lambda path: path.write_bytes(student.paths[0].read_bytes()))
     assert list((tmp_path / "out").iterdir()) == []
@@ -131,7 +133,7 @@ def test_a_network_beyond_the_limit_of_one_file_is_refused(tmp_path: Path, monke
 def test_exported_files_have_the_probability_of_each_class_and_its_name(tmp_path: Path) -> None:
     import onnx
 
-    model = checkpoint(tmp_path / "model", "tinyusfm_classes", *TINY)
+    model = checkpoint(tmp_path / "model", "tinyusfm_classes", *TINY, "network.depth=1", "network.taps=[0,0,0,0]")
     (path,) = export_network(model, tmp_path / "out")
     (whole,), _ = export_pipeline(model, tmp_path / "out", [], False)
     for file in (path, whole):

@@ -17,7 +17,7 @@ from med_assets.programs.lumbar_mr import studies
 from med_assets.programs.lumbar_mr.levels import LEVELS
 from med_assets.programs.lumbar_mr.pictures import plot_overview
 from med_assets.programs.lumbar_mr.thresholds import fit, normal_cases, risk_settings, tables_of
-from med_assets.reporting import model_sections
+from med_assets.reporting import model_sections, style
 from med_assets.reporting.checks import synthetic_report
 from med_assets.reporting.html import Section
 from med_assets.reporting.report_facts import gather
@@ -170,6 +170,7 @@ def test_the_report_screens_what_is_scored_and_counts_the_rest_without_loading_a
     ws: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("med_assets.programs.lumbar_mr.screening.SHOWN", 2)
+    monkeypatch.setattr(style, "LAYOUT", None)  # the whole report, below, is laid out as users get it
     stages.thresholds(ws, P, EXPERIMENT)
     with monkeypatch.context() as patch:
         patch.delattr(type(program.get(P)), "predictor")
