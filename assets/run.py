@@ -46,8 +46,20 @@ def instance_of(ws: Workspace) -> dg.DagsterInstance:
     return instance
 
 
+def definitions_of(program_name: str) -> dg.Definitions:
+    """The graph of one program and its jobs, for runs in this process."""
+    graph = build_program(program_name)
+    return dg.Definitions(
+        assets=graph,
+        jobs=jobs.of_program(program_name, graph),
+        resources=resources.build(),
+        executor=dg.in_process_executor,
+    )
+
+
 def _step(
     instance: dg.DagsterInstance,
+    defs: dg.Definitions,
     program_name: str,
     job: str,
     title: str,
@@ -56,13 +68,7 @@ def _step(
     ops: dict[str, Any] | None = None,
     tags: dict[str, str] | None = None,
 ) -> None:
-    started, graph = time.monotonic(), build_program(program_name)
-    defs = dg.Definitions(
-        assets=graph,
-        jobs=jobs.of_program(program_name, graph),
-        resources=resources.build(),
-        executor=dg.in_process_executor,
-    )
+    started = time.monotonic()
     result = jobs.execute(
         defs.resolve_job_def(keys.job(program_name, job)),
         instance,
@@ -101,6 +107,7 @@ def materialize(
         raise ConfigurationError(f"expected experiments of {program_name} among {known}, got {unknown}")
     catalog, screened = Catalog(ws, program_name), isinstance(program.get(program_name), Screens)
     entries = batches.settled(ws, program_name, time.time())
+    defs = definitions_of(program_name)
     with instance_of(ws) as instance:
         if entries:
             batches.take(ws, program_name, entries, time.time())
@@ -108,7 +115,7 @@ def materialize(
         instance.add_dynamic_partitions(keys.batches_of(program_name).name or "", taken)
 
         def step(job: str, title: str, *stages: str, batch: str | None = None) -> None:
-            _step(instance, program_name, job, title, [keys.key(program_name, stage) for stage in stages], batch)
+            _step(instance, defs, program_name, job, title, [keys.key(program_name, stage) for stage in stages], batch)
 
         for batch in taken:
             step(keys.INTAKE, f"cases of batch {batch}", "raw_cases", "prepared_cases", batch=batch)
@@ -122,13 +129,13 @@ def materialize(
             pair = [keys.experiment_key(program_name, name, stage) for stage in made]
             ops = {"__".join(pair[0].path): {"config": {"overrides": list(overrides)}}} if overrides else None
             title = f"{'train and ' if training else ''}evaluate {name}"
-            _step(instance, program_name, keys.RETRAIN if training else keys.UPDATE, title, pair, ops=ops)
+            _step(instance, defs, program_name, keys.RETRAIN if training else keys.UPDATE, title, pair, ops=ops)
         step(keys.UPDATE, "leaderboard and champion", "leaderboard", "champion")
         if taken:
             every = instance.get_dynamic_partitions(keys.batches_of(program_name).name or "")
             title, tags = f"monitoring and predictions of {len(every)} batches", keys.one_run(every, every)
             pair = [keys.key(program_name, stage) for stage in ("monitoring", "predictions")]
-            _step(instance, program_name, keys.EVALUATION_BACKFILL, title, pair, tags=tags)
+            _step(instance, defs, program_name, keys.EVALUATION_BACKFILL, title, pair, tags=tags)
         if cheap := [one.name for one in analysis.of(program_name).values() if not one.expensive]:
             step(keys.UPDATE, "analyses", *cheap)
         step(keys.UPDATE, "figures and notebooks of the experiments, and their index", keys.EXPERIMENTS)

@@ -47,7 +47,7 @@ def test_a_renamed_home_goes_on_and_computes_nothing_again(
     assert main(["evaluate", f"{P}/{E}"]) == 0
     data = [keys.key(P, stage) for stage in ("dataset", "splits")]
     with run.instance_of(workspace) as instance:
-        run._step(instance, P, keys.INTAKE, "dataset and splits", data)
+        run._step(instance, run.definitions_of(P), P, keys.INTAKE, "dataset and splits", data)
         before = versions(instance, data)
         (record,) = instance.get_run_records()
     made, rows = contents(workspace.home), workspace.lake.rows("evaluation_cases", f"{P}/{E}")
@@ -78,7 +78,7 @@ def test_a_renamed_home_goes_on_and_computes_nothing_again(
     with run.instance_of(ws) as instance:
         assert instance.get_run_record_by_id(record.dagster_run.run_id) is not None
         assert instance.all_logs(record.dagster_run.run_id)
-        run._step(instance, P, keys.INTAKE, "dataset and splits", data)
+        run._step(instance, run.definitions_of(P), P, keys.INTAKE, "dataset and splits", data)
         assert versions(instance, data) == before
     assert not workspace.home.exists()
     assert str(workspace.home) not in "".join(path.read_text() for path in (moved / "dagster").glob("*.yaml"))
