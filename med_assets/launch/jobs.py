@@ -30,8 +30,15 @@ RELEASED = "released"
 ADAPTERS = "adapters.pt"
 """File beside the weights with the adapters alone, for a network that is another's weights and these."""
 
-PRELOADED = {"med_assets.training": ("med_assets.training.job", "med_assets.training.predict", "monai")}
-"""What `storage.preloaded.parents` imports for the processes of many short jobs: MONAI too, of which most networks and predictors use some."""
+PRELOADED = {
+    "med_assets.training": (
+        "med_assets.training.job",
+        "med_assets.training.predict",
+        "monai.inferers.utils",
+        "monai.losses.dice",
+    )
+}
+"""What `storage.preloaded.parents` imports for the processes of many short jobs, with what most networks and predictors use of MONAI."""
 
 TAIL_LINES = 20
 """Lines of the log that a failure quotes."""

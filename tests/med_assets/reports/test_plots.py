@@ -11,7 +11,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from med_assets.metrics.gamma_settings import GammaSettings
-from med_assets.reporting import gamma_plots
+from med_assets.reporting import gamma_plots, style
 from med_assets.reporting.gamma_plots import plot_gamma
 from med_assets.reporting.plots import plot_cases, plot_dose, plot_dvh, plot_leaderboard, plot_training, plot_trend
 from med_assets.reporting.style import figure, publication
@@ -20,6 +20,12 @@ from med_assets.storage.memo import Memo
 as_users_get_it = pytest.mark.usefixtures("full_resolution")
 
 SHAPE = (10, 14, 16)
+
+
+@pytest.fixture
+def quick_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts are not laid out, which takes most of the time of a picture, where a test is about its pixels."""
+    monkeypatch.setattr(style, "LAYOUT", None)
 
 
 def doses() -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
@@ -46,6 +52,7 @@ def test_a_dose_wash_is_plotted_and_repeats_byte_for_byte(tmp_path: Path) -> Non
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png"]
 
 
+@pytest.mark.usefixtures("quick_layout")
 def test_a_prediction_without_any_dose_is_still_plotted(tmp_path: Path) -> None:
     truth, _, masks = doses()
     air = np.full(SHAPE, -1000, np.int16)
@@ -54,6 +61,7 @@ def test_a_prediction_without_any_dose_is_still_plotted(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.usefixtures("quick_layout")
 def test_where_no_dose_was_calculated_is_hatched_and_not_shown_as_0_gy(tmp_path: Path) -> None:
     truth, prediction, _ = doses()
     calculated = np.ones(SHAPE, bool)

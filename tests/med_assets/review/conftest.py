@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,6 +23,7 @@ PATIENCE_MS = 30_000
 def quick_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Passwords are hashed at the least cost; that of users takes a quarter of a second for each login."""
     monkeypatch.setattr(access, "SCRYPT_N", 16)
+    monkeypatch.setattr(access, "UNKNOWN_READER", replace(access.UNKNOWN_READER, n=16))
 
 
 @pytest.fixture(scope="module")
