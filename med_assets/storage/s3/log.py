@@ -108,11 +108,8 @@ class Log:
         return number
 
     def goes_on(self, after: int) -> bool:
-        """Whether there are entries after one whose next may have been removed: one request per digit of its number.
-
-        Where the number of the newest first differs, the entry with the next digit there and zeros is one of the `milestones`.
-        """
-        return any(side_by_side(self._exists, sorted({(after // step + 1) * step for step in _powers(10 * after + 1)})))
+        """Whether there are entries after one whose next may have been removed: one request per digit of its number."""
+        return any(side_by_side(self._exists, milestones_after(after)))
 
     def _exists(self, number: int) -> bool:
         return conditional.exists(self.client, self.location, self.name(number))
@@ -136,6 +133,11 @@ def milestones(newest: int) -> set[int]:
         kept |= {base + each * step for each in range(1, digit + 1)}
         base += digit * step
     return kept
+
+
+def milestones_after(number: int) -> list[int]:
+    """Numbers of which one is there if any after this one is: where the newest number first differs, that with the next digit there and zeros."""
+    return sorted({(number // step + 1) * step for step in _powers(10 * number + 1)})
 
 
 def _powers(until: int) -> list[int]:

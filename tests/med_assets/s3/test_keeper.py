@@ -1,8 +1,5 @@
 """A training of a shared home that goes on without its follower: its lock stays held, and whoever follows it next has the lock at once."""
 
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +19,7 @@ from med_assets.storage.locks import alone, alone_among_machines
 from med_assets.storage.s3.bucket import Location
 from med_assets.storage.s3.states import JobState
 from med_assets.storage.s3.store import S3Store
-from tests.conftest import REPOSITORY
+from tests.code import Code
 from tests.med_assets.s3.faults import Faults
 from tests.med_assets.s3.test_shared_training import checkpoint, job_of
 
@@ -67,11 +64,7 @@ def test_the_lock_and_the_state_of_a_training_are_kept_until_it_is_followed_agai
     faults: Faults, name: str, tmp_path: Path, job: Path
 ) -> None:
     one, two = machine(tmp_path / "one", name), machine(tmp_path / "two", name)
-    follower = subprocess.Popen(
-        [sys.executable, "-c", FOLLOWER, str(one.home), name, str(job)], cwd=REPOSITORY, text=True,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, stdout=subprocess.PIPE,
-    )  # fmt: skip
-    assert follower.stdout is not None
+    follower = Code(FOLLOWER, str(one.home), name, str(job))
     assert follower.stdout.readline() == "follows\n"
     follower.kill()
     follower.communicate()
