@@ -37,6 +37,7 @@ from med_assets.review.explain import explain_case
 from med_assets.settings import Workspace
 from med_assets.storage import preloaded
 from med_assets.storage.files import digest, folder_hashes, write_json, write_text
+from med_assets.storage.memo import Memo
 from med_assets.training.callbacks import save_tensors
 from tests.conftest import REPOSITORY
 from tests.invented import ingest
@@ -322,6 +323,7 @@ def test_cases_of_a_folder_are_prepared_side_by_side_and_audited_once_with_the_r
     for workers in (1, 2):
         out, begun = tmp_path / f"out-{workers}", count()
         with monkeypatch.context() as several:
+            several.setattr(audit, "_failing", Memo())  # the facts are the same
             if workers == 2:
                 several.setattr(Readers, "prepare", beside_another)
             stages.predict_folder(replace(workspace, workers=workers), name, tmp_path / "cases", None, out)
