@@ -1,5 +1,6 @@
 """The update sensor against the table of events that Dagster's automation conditions lose, on a graph whose content is set by hand."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -131,14 +132,34 @@ class Graph:
         return found
 
 
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[str]], str | None]:
+    """A home in which a first batch arrived and all that follows was made, the runs of that, and the cursor of the sensor."""
+    home = tmp_path_factory.mktemp("begun")
+    with pytest.MonkeyPatch.context() as there:
+        for name, value in environment(home).items():
+            there.setenv(name, value)
+        with dg.DagsterInstance.local_temp(str(home)) as instance:
+            made = Graph(instance)
+            made.arrive(BATCH, "a", "b")
+            return home, made.settle(), made.cursor
+
+
+def environment(home: Path) -> dict[str, str]:
+    return {"MED_ASSETS_HOME": str(home), "MED_ASSETS_PSEUDONYM_KEY": "a key for tests that is long enough"}
+
+
 @pytest.fixture
-def graph(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Graph]:
-    monkeypatch.setenv("MED_ASSETS_HOME", str(tmp_path))
-    monkeypatch.setenv("MED_ASSETS_PSEUDONYM_KEY", "a key for tests that is long enough")
+def graph(
+    begun: tuple[Path, list[list[str]], str | None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Graph]:
+    home, first, cursor = begun
+    shutil.copytree(home, tmp_path, dirs_exist_ok=True)
+    for name, value in environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
         made = Graph(instance)
-        made.arrive(BATCH, "a", "b")
-        made.first = made.settle()
+        made.first, made.cursor = list(first), cursor
         yield made
 
 
