@@ -101,6 +101,11 @@ for _name, _quick in {
 }.items():  # more than half of the rest is making space for texts, and fonts
     setattr(style, _name, _quick)
 
+WITHOUT_OUTPUT = {
+    "compute_logs": {"module": "dagster._core.storage.noop_compute_log_manager", "class": "NoOpComputeLogManager"}
+}
+"""Settings of a Dagster instance that keeps no output of steps, for which Dagster starts four processes a run."""
+
 DRILL_FIXTURES = {"slurm_cluster"}
 
 LONGEST = (

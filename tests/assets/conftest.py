@@ -6,11 +6,13 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from tests.conftest import WITHOUT_OUTPUT
+
 
 @pytest.fixture
 def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
     """A Dagster instance with a home of its own, as partitions and checks need one."""
     home = tmp_path / "dagster"
     home.mkdir()
-    with dg.DagsterInstance.local_temp(str(home)) as made:
+    with dg.DagsterInstance.local_temp(str(home), overrides=WITHOUT_OUTPUT) as made:
         yield made

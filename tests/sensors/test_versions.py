@@ -14,6 +14,7 @@ from med_assets.review.decisions import decide
 from med_assets.settings import Workspace
 from sensors import observe, runs
 from sensors.update import update_sensor
+from tests.conftest import WITHOUT_OUTPUT
 from tests.med_assets.stages.models import cases
 
 P, BATCH = "rt_dose", "2026-01-01T00-00-00_000001"
@@ -139,7 +140,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[list[str
     with pytest.MonkeyPatch.context() as there:
         for name, value in environment(home).items():
             there.setenv(name, value)
-        with dg.DagsterInstance.local_temp(str(home)) as instance:
+        with dg.DagsterInstance.local_temp(str(home), overrides=WITHOUT_OUTPUT) as instance:
             made = Graph(instance)
             made.arrive(BATCH, "a", "b")
             return home, made.settle(), made.cursor
@@ -157,7 +158,7 @@ def graph(
     shutil.copytree(home, tmp_path, dirs_exist_ok=True)
     for name, value in environment(tmp_path).items():
         monkeypatch.setenv(name, value)
-    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+    with dg.DagsterInstance.local_temp(str(tmp_path), overrides=WITHOUT_OUTPUT) as instance:
         made = Graph(instance)
         made.first, made.cursor = list(first), cursor
         yield made
