@@ -28,7 +28,7 @@ from med_assets.review.decisions import decide
 from med_assets.settings import Workspace
 from med_assets.storage.s3.lease import Leases
 from tests.med_assets.site import runs
-from tests.med_assets.site.plan import EXCLUDE, ONCE, PEOPLE, WITHDRAW, P, Plan, Step
+from tests.med_assets.site.plan import BY_ONE, EXCLUDE, ONCE, PEOPLE, WITHDRAW, P, Plan, Step
 
 BACK_OFF = "BACK_OFF_S"
 """Variable with the seconds of boto3's first wait for a server that asks for fewer requests."""
@@ -97,7 +97,7 @@ class Board:
             finished = {step.key for step in steps if self.done(step)}
             ready = [step for step in steps if step.key not in finished and finished.issuperset(step.after)]
             # A person's decision is theirs alone: one machine does it.
-            ready = [step for step in ready if step.name not in PEOPLE or self.owner(step) == machine]
+            ready = [step for step in ready if step.name not in BY_ONE or self.owner(step) == machine]
             again = [step for step in steps if step.key in finished and step.name not in ONCE]
             early = [] if "dataset" in finished else [Step(phase, "dataset"), Step(phase, "splits")]
             if again + early and (chance.random() < AGAIN):
@@ -111,7 +111,7 @@ class Board:
 
     def owner(self, step: Step) -> str:
         """The machine at which a person decides."""
-        return self.names[(step.phase + PEOPLE.index(step.name)) % len(self.names)]
+        return self.names[(step.phase + BY_ONE.index(step.name)) % len(self.names)]
 
     def ready(self, step: Step) -> bool:
         """Whether all steps that a step needs are done, so that its end counts."""

@@ -15,7 +15,11 @@ EXPERIMENTS = ("tinyusfm", "fast")
 EXCLUDE, ACCEPT, WITHDRAW = "exclude", "accept", "withdraw"
 PEOPLE = (EXCLUDE, ACCEPT, WITHDRAW)
 
-ONCE = (*PEOPLE, "rollback", "champion", "champion-again")
+ROLLBACK = "rollback"
+BY_ONE = (*PEOPLE, ROLLBACK)
+"""Steps that are a decision of a person, who has one machine: two who roll back at the same moment go back twice."""
+
+ONCE = (*BY_ONE, "champion", "champion-again")
 """Steps that are not done a second time at random: each time they count."""
 
 
@@ -104,7 +108,7 @@ def _models(phase: int, chance: random.Random) -> Iterator[Step]:
     yield Step(phase, "monitor", "", ("champion",))
     last = ("monitor", "leaderboard")
     if phase and chance.random() < 0.5:
-        yield Step(phase, "rollback", "", last)
-        yield Step(phase, "champion-again", "", ("rollback",))
+        yield Step(phase, ROLLBACK, "", last)
+        yield Step(phase, "champion-again", "", (ROLLBACK,))
         last = ("champion-again",)
     yield Step(phase, "report", "", last)
