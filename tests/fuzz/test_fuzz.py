@@ -9,6 +9,7 @@ from tests.fuzz.__main__ import PROGRAMS
 from tests.fuzz.rounds import run
 
 
+@pytest.mark.drill
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_mutated_files_are_taken_or_refused_and_the_case_beside_them_is_accepted(
     workspace: Workspace, tmp_path: Path, program: str

@@ -263,7 +263,7 @@ def kill_while_sending(home: Path, n_studies: int, n_kills: int, seed: int) -> N
     assert len({path.parent for path in landed(home)}) == n_studies
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_a_receiver_that_is_killed_twice_loses_nothing_acknowledged_and_has_nothing_twice(workspace: Workspace) -> None:
     kill_while_sending(workspace.home, 40, 2, 7)
 
