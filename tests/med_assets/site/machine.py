@@ -19,7 +19,15 @@ from botocore.retries.standard import ExponentialBackoff
 
 from med_assets.catalog import Catalog
 from med_assets.cli import stages
-from med_assets.errors import ConfigurationError, Conflict, LockHeld, LockLost, RemoteFailed, TrainingStopped
+from med_assets.errors import (
+    ConfigurationError,
+    Conflict,
+    LandingUnreadable,
+    LockHeld,
+    LockLost,
+    RemoteFailed,
+    TrainingStopped,
+)
 from med_assets.intake.checks import residual_phi
 from med_assets.landing import batches
 from med_assets.promotion.champions import rollback
@@ -36,7 +44,7 @@ BACK_OFF = "BACK_OFF_S"
 LEASE_S = 4.0
 """A lock of a machine that was killed is taken over after so long; all that share a home have the same."""
 
-MAY_HAPPEN = (RemoteFailed, LockLost, LockHeld, Conflict, TrainingStopped)
+MAY_HAPPEN = (RemoteFailed, LandingUnreadable, LockLost, LockHeld, Conflict, TrainingStopped)
 """Errors that say "give the same command again": the bucket failed for longer than requests are repeated, or another machine was first."""
 
 AGAIN = 0.05
