@@ -57,6 +57,20 @@ def helped(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     return taken
 
 
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Ids of the cases that intake keeps, each as often as it does."""
+    found: list[str] = []
+    keep = _Intake._keep
+
+    def counted(self: _Intake, stored: StoredCase) -> None:
+        found.append(stored.case.case_id)
+        keep(self, stored)
+
+    monkeypatch.setattr(_Intake, "_keep", counted)
+    return found
+
+
 def patients(folder: Path) -> None:
     """A folder of five patients, one of them twice and one with an image that is sent again under its UID, and many other files."""
     for seed in range(1, 6):
@@ -125,6 +139,7 @@ def test_a_patient_of_a_folder_who_ends_a_process_is_refused_alone_and_no_other_
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     helped: list[tuple[str, int]],
+    kept: list[str],
 ) -> None:
     site, folder = tmp_path / "site", workspace.landing / P / "all"
     site.mkdir()
@@ -143,14 +158,6 @@ def test_a_patient_of_a_folder_who_ends_a_process_is_refused_alone_and_no_other_
     else:
         image.compress(JPEG2000Lossless, generate_instance_uid=False)
     image.save_as(files[place])
-    kept: list[str] = []
-    keep = _Intake._keep
-
-    def counted(self: _Intake, stored: StoredCase) -> None:
-        kept.append(stored.case.case_id)
-        keep(self, stored)
-
-    monkeypatch.setattr(_Intake, "_keep", counted)
     batch = take(ws)
     assert stages.intake(ws, P, batch).counts["new"] == 4
     assert sorted(kept) == sorted(set(kept))
@@ -164,17 +171,9 @@ def test_a_patient_of_a_folder_who_ends_a_process_is_refused_alone_and_no_other_
 
 
 def test_what_is_sent_again_is_read_again_only_where_a_case_of_it_is_no_longer_stored(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, kept: list[str]
 ) -> None:
     files = [path for seed in (1, 2) for path in write(workspace.landing / P / "all" / f"{seed}", seed).iterdir()]
-    kept: list[str] = []
-    keep = _Intake._keep
-
-    def counted(self: _Intake, stored: StoredCase) -> None:
-        kept.append(stored.case.case_id)
-        keep(self, stored)
-
-    monkeypatch.setattr(_Intake, "_keep", counted)
     found = []
     for number in range(3):
         for path in files:
