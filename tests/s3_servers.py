@@ -51,6 +51,10 @@ def seaweedfs() -> Iterator[dict[str, str]]:
     folder = Path(tempfile.mkdtemp(prefix="seaweedfs"))
     options = {f"{name}.port": port for name, port in ports.items()} | grpc
     options |= {"dir": str(folder), "ip": "127.0.0.1", "ip.bind": "127.0.0.1"}
+    options |= {
+        "s3.port.iceberg": "0",
+        "s3.port.lance": "0",
+    }  # which have fixed ports, so that no second server of this machine would start
     options |= {"master.volumeSizeLimitMB": "64", "volume.max": "100000", "master.telemetry": "false"}
     words = [program(), "server", "-s3", *(f"-{name}={text}" for name, text in options.items())]
     # One volume for a bucket: seven, its default, are for load over disks. Its credentials must not be those of the environment.
