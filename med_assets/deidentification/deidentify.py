@@ -274,12 +274,13 @@ class _Walk:
     def object(self, ds: Dataset, elements: Sequence[tuple[BaseTag, DataElement | RawDataElement]]) -> Dataset:
         """All of an object but its pixels, in UTF-8; what came before for this patient is taken over encoded."""
         repeated = self.keys.elements
-        out: dict[BaseTag, DataElement | RawDataElement] = {_CHARACTER_SET: self.keys.character_set(self.syntax)}
+        character_set: DataElement | RawDataElement = self.keys.character_set(self.syntax)
         around = repeated.surroundings(ds, self.pseudonym, self.days, self.syntax)
-        kept = [stored for tag, stored in elements if self.keys.profile.actions.get(tag) not in _APART]
-        for element in repeated.each(ds, kept, around, partial(self._stored, ds), self._numbered_none):
-            if element is not None and (tag := tag_of(element.tag)) is not _CHARACTER_SET:
-                out[tag] = element
+        actions = self.keys.profile.actions
+        kept = [stored for tag, stored in elements if actions.get(tag) not in _APART]
+        made = repeated.each(ds, kept, around, partial(self._stored, ds), self._numbered_none)
+        out = {_CHARACTER_SET: character_set} | {element.tag: element for element in made if element is not None}
+        out[_CHARACTER_SET] = character_set
         return Dataset(out)
 
     def _numbered_none(self) -> bool:

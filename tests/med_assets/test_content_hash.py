@@ -11,7 +11,7 @@ from med_assets.deidentification.deidentify import Deidentifier
 from med_assets.deidentification.profiles import STRICT
 from med_assets.dicom.discover import load, scan
 from med_assets.errors import CaseRejected
-from med_assets.intake.contents import content_hash, store_objects
+from med_assets.intake.contents import Objects, content_hash
 from med_assets.program import get
 from med_assets.programs.rt_dose.phantom import write_case
 from med_assets.settings import Workspace
@@ -58,7 +58,10 @@ def test_what_is_named_of_stored_objects_is_what_their_files_hold(workspace: Wor
     expected, images = content_hash(objects), content_hash([one for one in objects if one.Modality == "CT"])
     vocabulary = get("rt_dose").roi_vocabulary(workspace)
     again = deidentified(workspace, tmp_path / "case")
-    content, hashes = store_objects(again, {"SMITH"}, tmp_path / "stored", vocabulary, STRICT)
+    with Objects() as to_store:
+        for each in again:
+            to_store.add(each)
+        content, hashes = to_store.store({"SMITH"}, tmp_path / "stored", vocabulary, STRICT)
     assert (content.content_hash, content.images_hash) == (expected, images)
     assert hashes == folder_hashes(tmp_path / "stored")
     assert len(hashes) == len(objects)
@@ -70,7 +73,23 @@ def test_nothing_is_stored_of_objects_in_which_identity_is_found(workspace: Work
     write_case(tmp_path / "case", 1, shape=(4, 16, 16), spacing_mm=(5.0, 20.0, 20.0))
     objects = deidentified(workspace, tmp_path / "case")
     objects[-1].PatientComments = "SMITH"
-    with pytest.raises(CaseRejected, match=r"\(0010,4000\)") as refused:
-        store_objects(objects, {"SMITH"}, tmp_path / "stored", get("rt_dose").roi_vocabulary(workspace), STRICT)
+    assert refused_for(objects, tmp_path / "stored", workspace) == "(0010,4000)"
+
+
+def test_nothing_is_stored_of_objects_in_whose_pixels_identity_is_found(workspace: Workspace, tmp_path: Path) -> None:
+    write_case(tmp_path / "case", 1, shape=(4, 16, 16), spacing_mm=(5.0, 20.0, 20.0))
+    objects = deidentified(workspace, tmp_path / "case")
+    image = next(one for one in objects if one.Modality == "CT")
+    image["PixelData"].value = image.PixelData[:99] + b"MCGILLICUDDY" + image.PixelData[111:]
+    assert refused_for(objects, tmp_path / "stored", workspace) == "(7FE0,0010)"
+
+
+def refused_for(objects: list[Dataset], folder: Path, ws: Workspace) -> str:
+    """The tag for which objects are refused, of which nothing is stored."""
+    with pytest.raises(CaseRejected) as refused, Objects() as to_store:
+        for each in objects:
+            to_store.add(each)
+        to_store.store({"SMITH", "MCGILLICUDDY"}, folder, get("rt_dose").roi_vocabulary(ws), STRICT)
     assert refused.value.code == "residual_phi"
-    assert not (tmp_path / "stored").exists()
+    assert not folder.exists()
+    return refused.value.message.partition("['")[2].partition("']")[0]
