@@ -15,7 +15,7 @@ import hashlib
 import hmac
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from pydicom import uid as uids
@@ -192,7 +192,8 @@ class Deidentifier:
             _fill_required(ds, out)
         for declared in self._declarations(walk.pseudonym, methods, received).values():
             out[declared.tag] = declared
-        pixels, syntax = clean_pixels(ds, _transfer_syntax(ds)), _transfer_syntax(ds)
+        syntax = _transfer_syntax(ds)
+        pixels = clean_pixels(ds, syntax)
         if lossy:  # pixels may be stored uncompressed, and have lost values all the same
             out.LossyImageCompression = "01"
         if pixels is not None:
@@ -434,10 +435,13 @@ _own_identifiers = Facts(
 """The values of IDENTIFIERS that an object has."""
 
 
+_uid = lru_cache(UID)
+
+
 def _transfer_syntax(ds: Dataset) -> UID:
     meta = getattr(ds, "file_meta", None)
     if meta is not None and "TransferSyntaxUID" in meta:
-        return UID(text(meta, "TransferSyntaxUID"))
+        return _uid(text(meta, "TransferSyntaxUID"))
     implicit, little = ds.original_encoding
     if little is False:
         return uids.ExplicitVRBigEndian
@@ -445,18 +449,32 @@ def _transfer_syntax(ds: Dataset) -> UID:
 
 
 def _file_meta(out: Dataset, syntax: UID) -> FileMetaDataset:
-    version = RawDataElement(tag_of(0x00020001), "OB", 2, b"\0\1", 0, False, True)
-    texts = [
-        stored_text(tag_of(number), representation, value, uids.ExplicitVRLittleEndian)
-        for number, representation, value in (
-            (0x00020002, "UI", text(out, "SOPClassUID")),
-            (0x00020003, "UI", text(out, "SOPInstanceUID")),
-            (0x00020010, "UI", syntax),
-            (0x00020012, "UI", IMPLEMENTATION_UID),
-            (0x00020013, "SH", IMPLEMENTATION_VERSION),
-        )
-    ]
-    return FileMetaDataset({element.tag: element for element in (version, *texts)})
+    version, syntax_uid, implementation, name = _fixed_meta(syntax)
+    sop_class, instance = text(out, "SOPClassUID"), text(out, "SOPInstanceUID")
+    elements = (
+        version,
+        _meta_text(0x00020002, sop_class),
+        _meta_text(0x00020003, instance),
+        syntax_uid,
+        implementation,
+        name,
+    )
+    return FileMetaDataset({element.tag: element for element in elements})
+
+
+def _meta_text(number: int, value: str, representation: str = "UI") -> RawDataElement:
+    return stored_text(tag_of(number), representation, value, uids.ExplicitVRLittleEndian)
+
+
+@lru_cache
+def _fixed_meta(syntax: UID) -> tuple[RawDataElement, ...]:
+    """Elements of the file meta that are the same in all files of a transfer syntax."""
+    return (
+        RawDataElement(tag_of(0x00020001), "OB", 2, b"\0\1", 0, False, True),
+        _meta_text(0x00020010, syntax),
+        _meta_text(0x00020012, IMPLEMENTATION_UID),
+        _meta_text(0x00020013, IMPLEMENTATION_VERSION, "SH"),
+    )
 
 
 def _same(element: DataElement) -> DataElement:

@@ -130,7 +130,7 @@ def identifying_values(ds: Dataset, repeated: Repeated[frozenset[str]] | None = 
     around = repeated.surroundings(ds)
     found: set[str] = set()
     with disable_value_validation():  # its warnings quote the values
-        elements = [stored for _, stored in ds.items()]
+        elements = [stored for tag, stored in ds.items() if stored.VR not in _NEVER_IDENTIFY or tag in _IDENTIFIER_TAGS]
         for texts in repeated.each(ds, elements, around, lambda stored: _identifying(ds, stored.tag)):
             found |= texts
     return frozenset(found)

@@ -116,9 +116,7 @@ class Encoder:
     def _new(self, elements: list[DataElement | RawDataElement], syntax: UID) -> Sequence[int]:
         """Which elements are to be encoded, by number; keeps what was encoded of the others."""
         if syntax == self._syntax and len(elements) == len(self._last):
-            new: Sequence[int] = [
-                number for number, same in enumerate(map(is_, elements, self._last)) if not same
-            ]
+            new: Sequence[int] = [number for number, same in enumerate(map(is_, elements, self._last)) if not same]
         else:
             new, self._encoded = range(len(elements)), [b""] * len(elements)
         self._syntax, self._last = syntax, list(elements)

@@ -75,7 +75,7 @@ class Repeated(Generic[T]):
             ):
                 made = kept.get((surroundings, anywhere(stored) if stored.value_tell else stored), _MISSING)
                 if made is not _MISSING:
-                    out[number] = made  # type: ignore[call-overload]  # no longer what is missing
+                    out[number] = made  # type: ignore[assignment]  # no longer what is missing
                     continue
             out[number] = self.of(ds, stored, surroundings, partial(make, stored), keep)
             again.append(number)

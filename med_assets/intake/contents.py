@@ -103,7 +103,7 @@ class Objects:
     """De-identified objects of a case that are to be stored. Another thread hashes them, and looks through their pixels."""
 
     def __init__(self) -> None:
-        self.datasets: list["Dataset"] = []
+        self.datasets: list[Dataset] = []
         self._hashes: list[Future[str] | None] = []
         self._beside = ThreadPoolExecutor(1, thread_name_prefix="hashes")
 
@@ -145,7 +145,7 @@ class Objects:
         folder.mkdir(parents=True)
         names = [f"{number:04d}.dcm" for number in range(len(datasets))]
         for name, parts in zip(names, encoded, strict=True):
-            with (folder / name).open("wb") as stream:
+            with open(f"{folder}/{name}", "wb") as stream:
                 stream.writelines(parts)
         hashes = {name: of_file.result() for name, of_file in zip(names, of_files, strict=True)}
         parts_of = [None if (made := self._hashes[number]) is None else made.result() for number in order]

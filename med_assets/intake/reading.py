@@ -583,7 +583,9 @@ class EntryReader:
         tally, known, repeated = Tally(self.deidentifier.profile), set[str](), Repeated[frozenset[str]]()
         with Objects() as objects:
             for position, instance in enumerate(case.instances):
-                self._step(key, instance.path.stat().st_size / BYTES_PER_S)
+                parsed = instance.parsed
+                n_bytes = instance.path.stat().st_size if parsed is None else parsed.n_bytes
+                self._step(key, n_bytes / BYTES_PER_S)
                 ds = load(instance)
                 if instance.parsed is not None:
                     instance.parsed.drop()
