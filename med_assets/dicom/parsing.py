@@ -87,7 +87,7 @@ class Shelf:
 
     def start(self, path: Path) -> bytes:
         """Return the first bytes of a plain file, which is kept where it is a DICOM file and memory allows it. Raises OSError."""
-        with open(path, "rb", buffering=0) as stream:
+        with path.open("rb", buffering=0) as stream:
             first = stream.read(MOST_BYTES) or b""
             size = os.fstat(stream.fileno()).st_size
             if first[128:132] == b"DICM" and size <= self.bytes_left:

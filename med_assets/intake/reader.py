@@ -85,9 +85,6 @@ NOTHING_YET = Step("", 0.0)
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 """Environment of each process: there is one for each core, and sums do not depend on how many threads share them."""
 
-SWITCH_S = 2e-4
-"""Longest that a thread of the process waits for another one to let it run Python: one hashes, and returns to Python hundreds of times a second."""
-
 PRELOADED = {
     "med_assets.intake.reader": (
         "med_assets.deidentification.residual",
@@ -533,7 +530,7 @@ def _serve(connection: Connection, notes: NoteFile) -> None:
             answer("next", None)
 
     keep_freed_memory()
-    sys.setswitchinterval(SWITCH_S)
+    sys.setswitchinterval(2e-4)  # a thread that hashes waits for its turn hundreds of times a second
     gc.freeze()  # what is imported stays, and is looked through no more
     connection.send_bytes(b"ready")
     while True:

@@ -552,8 +552,7 @@ class EntryReader:
             labelled = chosen.verify(cases[0])
             datasets = [ds if one.path == path else discover.load(one) for one in cases[0].instances]
             with disk_full_guard(self.task.ws.home), Objects() as objects:
-                for each in datasets:
-                    objects.add(each)
+                list(map(objects.add, datasets))
                 content, hashes = objects.store(
                     known, folder, chosen.roi_vocabulary(self.task.ws), self.deidentifier.profile
                 )
@@ -583,21 +582,18 @@ class EntryReader:
         tally, known, repeated = Tally(self.deidentifier.profile), set[str](), Repeated[frozenset[str]]()
         with Objects() as objects:
             for position, instance in enumerate(case.instances):
-                parsed = instance.parsed
-                n_bytes = instance.path.stat().st_size if parsed is None else parsed.n_bytes
+                n_bytes = size_of(instance.path) if instance.parsed is None else instance.parsed.n_bytes
                 self._step(key, n_bytes / BYTES_PER_S)
                 ds = load(instance)
                 if instance.parsed is not None:
                     instance.parsed.drop()
                 known |= identifying_values(ds, repeated)
-                received, n_boxes = ds, 0
-                if search is not None:
-                    found = search.cleaned(ds, position, lambda: self._step(key, 0.0))
-                    ds, n_boxes = found.ds, found.boxes
-                objects.add(self.deidentifier.apply(ds, text_blanked=n_boxes > 0))
-                tally.add(received, objects.datasets[-1])
+                found = None if search is None else search.cleaned(ds, position, lambda: self._step(key, 0.0))
+                cleaned, blanked = (ds, False) if found is None else (found.ds, found.boxes > 0)
+                objects.add(self.deidentifier.apply(cleaned, text_blanked=blanked))
+                tally.add(ds, objects.datasets[-1])
             self._step(key, together_s)
             for ds in objects.datasets:
                 self.deidentifier.without_identifiers(ds, known)  # those of the other objects of the case too
-            vocabulary = programs.get(self.task.program).roi_vocabulary(self.task.ws)
-            return *objects.store(known, folder, vocabulary, self.deidentifier.profile), tally.counts()
+            names = programs.get(self.task.program).roi_vocabulary(self.task.ws)
+            return *objects.store(known, folder, names, self.deidentifier.profile), tally.counts()
