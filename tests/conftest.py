@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import json
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -30,7 +32,7 @@ from med_assets.reporting import style
 from med_assets.settings import Workspace
 from med_assets.storage import preloaded
 from resources import sqlite
-from tests import code, fresh
+from tests import code, fresh, worker
 from tests.shared_phantoms import SHARED
 
 # How long a test takes says nothing about what it tests, on a machine that others use too.
@@ -84,7 +86,7 @@ if preloaded.VARIABLE not in os.environ:  # those of pytest-xdist share the pare
 
 sqlite.keep_engines()  # as definitions.py, which few tests load, and for their own instances too
 
-GIVEN = frozenset(os.environ)
+GIVEN = frozenset(json.loads(os.environ.get(worker.GIVEN_VARIABLE, "null")) or os.environ)
 """Names of the variables that the tests were started with, without those that imports set later."""
 
 # The user's cache is neither read nor filled; that of the tests outlives them, since each file of it is named by what made it.
@@ -118,6 +120,14 @@ LONGEST = (
 
 
 gc.disable()  # nothing that collection imports is garbage, and looking for some takes a sixth of its time
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(specs: list[Any]) -> None:
+    """Fork the processes of pytest-xdist from a parent that has imported what they need."""
+    for spec in specs:
+        if spec.popen and not spec.python:
+            spec.python = worker.COMMAND
 
 
 def pytest_collection_finish() -> None:

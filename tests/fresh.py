@@ -21,7 +21,7 @@ LIBRARIES = (
     "pydicom", "highdicom", "skimage", "matplotlib.figure", "jinja2", "great_expectations", "dagster", "alembic.command",
     *PRELOADED["med_assets.training"],
 )  # fmt: skip
-"""What the code of most copies imports, and their trainings; modules of this package bring libraries, and are forgotten."""
+"""What the code of most copies imports, and their trainings, and the processes of pytest-xdist (`tests.worker`); modules of this package bring libraries, and are forgotten."""
 
 OURS = frozenset({"med_assets", "assets", "resources", "sensors", "definitions", "tests"})
 

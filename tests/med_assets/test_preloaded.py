@@ -3,6 +3,7 @@
 import json
 import os
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 from med_assets.intake import reader
 from med_assets.launch.jobs import PRELOADED
 from med_assets.storage import preloaded
-from tests import code
+from tests import code, worker
 from tests.conftest import COMMANDS, GIVEN
 
 SUBJECT = "subject"
@@ -326,6 +327,20 @@ def test_code_runs_in_a_forked_process_with_its_words_and_its_input() -> None:
     assert process.communicate("text") == "['-c', 'word'] text True\n"
     assert process.poll() == 4
     assert isinstance(process._process, preloaded.Forked)
+
+
+def test_a_process_of_xdist_has_the_libraries_of_the_tests_and_is_to_its_starter_an_ordinary_one() -> None:
+    source = (
+        f"import json, os, sys; given = json.loads(os.environ[{worker.GIVEN_VARIABLE!r}]); "
+        "print(json.dumps(['torch' in sys.modules, 'med_assets' in sys.modules, sys.stdin.read(), given])); sys.exit(4)"
+    )
+    environment = {name: text for name, text in os.environ.items() if name in GIVEN}
+    command = [*shlex.split(worker.COMMAND), "-u", "-c", source]
+    done = subprocess.run(command, input="text", env=environment, stdout=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 4
+    has_libraries, has_ours, read, given = json.loads(done.stdout)
+    assert (has_libraries, has_ours, read) == (True, False, "text")
+    assert set(environment) == set(given) - {"LC_CTYPE"}, "and none that imports of its parent set"
 
 
 def test_a_parent_that_has_imported_pyarrow_forks_processes_with_the_environment_of_ordinary_ones(
