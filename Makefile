@@ -62,8 +62,8 @@ test-fast: setup  ## The tests that are marked neither slow nor drill
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not slow and not drill'
 
 drills: setup  ## Kills at random (also of a DICOM receiver), trainings of two processes, a real daemon, UMAP, a real Slurm and SeaweedFS where they are installed, and the fuzzer with N (500) mutated files
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 5 --dist loadfile --no-loadscope-reorder -m drill
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz -n $(or $(N),500) --seed $(or $(SEED),0)
+	export OMP_NUM_THREADS=1; $(BIN)/python -m tests.fuzz -n $(or $(N),500) --seed $(or $(SEED),0) & fuzz=$$!; code=0; \
+	$(BIN)/python -m pytest -n 5 --dist loadfile --no-loadscope-reorder -m drill || code=$$?; wait $$fuzz || code=$$?; exit $$code
 
 fuzz: setup  ## Take in N (1000) mutated files of all programs and importers and print what came of them; SEED (0) repeats a run
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz -n $(or $(N),1000) --seed $(or $(SEED),0)

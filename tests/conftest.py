@@ -140,6 +140,14 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Files without drills are not imported for drills alone, by each process of tests."""
+    if config.option.markexpr != "drill" or not collection_path.match("test_*.py"):
+        return None
+    text = collection_path.read_text()
+    return None if any(word in text for word in ("mark.drill", *DRILL_FIXTURES)) else True
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What needs a cluster is a drill. Slow tests come first, the longest before them, so that none is left when all others are done."""
     for item in items:

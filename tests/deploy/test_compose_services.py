@@ -7,10 +7,12 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,7 +73,7 @@ class Machine:
     def start(self, name: str) -> None:
         with (self.folder / f"{name}.log").open("wb") as log:
             self.going[name] = subprocess.Popen(
-                self.words(name), env=self.environment(name), cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                self.words(name), env=self.environment(name), cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
 
     def wait_healthy(self, name: str) -> None:
@@ -117,14 +119,10 @@ def machine(tmp_path: Path, workspace: Workspace) -> Iterator[Machine]:
         try:
             yield made
         finally:
-            for process in made.going.values():
-                process.terminate()
-            for process in made.going.values():
-                try:
-                    process.wait(30)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
+            for process in made.going.values():  # a code server that is asked to stop takes half a minute
+                with suppress(ProcessLookupError):  # it ended by itself
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
 
 @pytest.mark.drill

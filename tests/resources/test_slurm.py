@@ -239,7 +239,7 @@ def test_a_requeued_job_goes_on_as_the_same_job(
 
 
 def test_the_wall_clock_limit_stops_requeues_and_resumes(slurm_cluster: Cluster, tmp_path: Path) -> None:
-    job = job_of(tmp_path / "job", INTERRUPTED_ONCE, time_min=1, stop_before_limit_s=25)
+    job = job_of(tmp_path / "job", INTERRUPTED_ONCE, time_min=1, stop_before_limit_s=45)
     with dg.DagsterInstance.ephemeral() as instance:
         done = run(job, instance)
         assert done.success
@@ -491,9 +491,9 @@ def test_the_doctor_asks_slurm_when_trainings_go_there(
     slurm_cluster: Cluster, workspace: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("MED_ASSETS_LAUNCHER", "slurm")
-    found = {finding.subject: finding for finding in doctor.examine()}
+    found = {finding.subject: finding for finding in doctor._workspace()}
     assert (found["launcher"].state, found["launcher"].found) == (doctor.GOOD, "Slurm partitions main*, urgent")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert {finding.subject: finding.state for finding in doctor.examine()}["launcher"] == doctor.BAD
+    assert {finding.subject: finding.state for finding in doctor._workspace()}["launcher"] == doctor.BAD
     monkeypatch.setenv("MED_ASSETS_LAUNCHER", "cloud")
-    assert {finding.subject: finding.state for finding in doctor.examine()}["settings"] == doctor.BAD
+    assert {finding.subject: finding.state for finding in doctor._workspace()}["settings"] == doctor.BAD

@@ -4,8 +4,6 @@ import errno
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,8 @@ from med_assets.errors import ArtifactCorrupt, CheckpointMismatch, Configuration
 from med_assets.training.checkpoints import Checkpoints
 from med_assets.training.events import events
 from med_assets.training.job import run
+from tests import fresh
+from tests.conftest import REPOSITORY
 from tests.med_assets.programs.jobs import builders_of
 from tests.med_assets.programs.rt_dose.builders import TINY, write_job
 
@@ -127,10 +127,7 @@ def test_killed_at_random_points_and_resumed_gives_the_same_bits(name: str, tmp_
         "++runtime.save_every_s=0",
     )  # fmt: skip
     whole, broken = (builders.write_job(tmp_path / job, overrides=overrides) for job in ("whole", "broken"))
-    done = subprocess.run(
-        [sys.executable, "-c", KILLING, str(whole), str(broken), str(KILLS), str(SEED)],
-        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
-    )  # fmt: skip
+    done = fresh.run(REPOSITORY, KILLING, str(whole), str(broken), str(KILLS), str(SEED))
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.splitlines()[-1]) == KILLS
     assert_same(whole, broken)
