@@ -135,12 +135,37 @@ class Sam3Seg(nn.Module):
             parameter.requires_grad_(not (network.frozen and name.startswith(network.frozen)))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        found, features = self.asked_of(images)
-        answer = united(found) if self.by_instances else found.semantic_seg
+        if self.by_instances or self.training:
+            found, features = self.asked_of(images)
+            answer = united(found) if self.by_instances else found.semantic_seg
+        else:
+            answer, features = self._semantic(images)
         return functional.interpolate(answer, images.shape[-2:], mode="bilinear"), features
 
     def asked_of(self, images: Tensor) -> tuple[Any, Tensor]:
         """Return all outputs of Sam3Model (boxes, scores, presence and masks of queries, semantic output), and the features."""
+        vision, text, known = self._encoded(images)
+        found = self.sam3(vision_embeds=vision, text_embeds=text, attention_mask=known)
+        return found, vision.fpn_hidden_states[-1]
+
+    def _semantic(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The semantic output of `asked_of` and the features, without the query decoder, which adds nothing to it.
+
+        For networks that are not trained: the decoder's dropout takes random numbers, so that a training without it is another one.
+        """
+        vision, text, known = self._encoded(images)
+        levels, places, prompt = vision.fpn_hidden_states[:-1], vision.fpn_position_encoding[:-1], text.pooler_output
+        fused = self.sam3.detr_encoder(
+            vision_features=[levels[-1]], text_features=prompt, vision_pos_embeds=[places[-1]], text_mask=known.bool()
+        ).last_hidden_state
+        found = self.sam3.mask_decoder(
+            decoder_queries=fused[:, :1], backbone_features=list(levels), encoder_hidden_states=fused,
+            prompt_features=prompt, prompt_mask=known.bool(),
+        )  # fmt: skip
+        return found.semantic_seg, vision.fpn_hidden_states[-1]
+
+    def _encoded(self, images: Tensor) -> tuple[Any, Any, Tensor]:
+        """Levels of the image encoder, the text with what the official model appends to it, and which of its tokens count (b, tokens)."""
         vision = self.sam3.get_vision_features(images)
         asked = self.prompt.expand(len(images), -1)
         known = torch.ones_like(asked)
@@ -149,8 +174,7 @@ class Sam3Seg(nn.Module):
             token = self._token(vision)
             text.pooler_output = torch.cat([text.pooler_output, token], dim=1)
             known = torch.cat([known, known[:, :1]], dim=1)
-        found = self.sam3(vision_embeds=vision, text_embeds=text, attention_mask=known)
-        return found, vision.fpn_hidden_states[-1]
+        return vision, text, known
 
     def _token(self, vision: Any) -> Tensor:
         """The geometry encoder's own token (b, 1, width), which stands alone where no box is asked for."""

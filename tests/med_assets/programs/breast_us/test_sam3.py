@@ -195,6 +195,26 @@ def test_the_official_one_adds_its_token_and_the_one_of_transformers_does_not() 
     assert float((logits[0] - logits[1]).abs().max()) > 1e-4
 
 
+@pytest.mark.parametrize("of", ["official", "transformers"])
+def test_predictions_leave_the_query_decoder_out_and_have_the_values_of_the_whole_model(of: str) -> None:
+    torch.manual_seed(3)
+    net = Segmenter(experiment(f"network.of={of}")).eval()
+    images = torch.rand(2, 1, 32, 32)
+    asked = []
+    net.net.sam3.detr_decoder.register_forward_hook(lambda *_: asked.append(of))
+    with torch.inference_mode():
+        logits, features = net.both(images)
+        assert asked == []
+        found, expected = net.net.asked_of(net.scaled(images))
+        assert asked == [of]
+        assert torch.equal(
+            logits, torch.nn.functional.interpolate(found.semantic_seg, images.shape[-2:], mode="bilinear")
+        )
+        assert torch.equal(features, expected)
+        net.train()(images)
+    assert asked == [of] * 2
+
+
 def test_the_full_network_has_the_tensors_of_the_release() -> None:
     chosen = load("breast_us", "sam3", ["profiles=full"])
     assert isinstance(chosen, BreastExperiment)

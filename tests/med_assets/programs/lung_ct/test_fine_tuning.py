@@ -49,7 +49,8 @@ def ws(workspace: Workspace, prepared: list[Path]) -> Workspace:
         places.append({"program": P, "patient_id": f"p-{name}", "split": split, "fold": 0, "assigned_by": "test"})
     workspace.lake.write("dataset", P, rows)
     workspace.lake.write("splits", P, places)
-    trained(workspace, "foundation", "schedule.epochs=2", "labels={mode:target,mapping:[]}")
+    # At this rate it learns enough on every CPU that what harms is worse by more than CPUs differ in rounding.
+    trained(workspace, "foundation", "schedule.epochs=2", "optimiser.lr=4e-3", "labels={mode:target,mapping:[]}")
     return workspace
 
 
@@ -80,7 +81,7 @@ def test_what_helps_is_recommended_and_what_harms_is_refused_by_the_right_check(
     assert "every epoch of training was worse" in reason
 
     # A lung, source value 2, is taken for the tumour: training itself sees its Dice rise, the formal evaluation does not.
-    trained(ws, "task06_sanity", "schedule.epochs=2", "patches.per_epoch=30", "labels.mapping=[[2,23]]")
+    trained(ws, "task06_sanity", "schedule.epochs=1", "patches.per_epoch=30", "labels.mapping=[[2,23]]")
     mistaken = output(ws, "task06_sanity")
     assert mistaken["improvement_over_baseline"] > 0
     assert mistaken["formal_improvement_over_pretrained"] < 0
