@@ -5,6 +5,7 @@ the home, in Dagster's own or in any output, after the command line with --debug
 import os
 import shutil
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,8 +26,8 @@ from med_assets.cli.main import main
 from med_assets.landing import batches
 from med_assets.programs.breast_us.phantom import write_case
 from med_assets.settings import Workspace
+from med_assets.storage import preloaded
 from tests.fuzz.seeds import compressed
-from tests.med_assets.stages.processes import CONTEXT
 from tests.planted import MARKER, PERSON, PLANTS, RAW, found_in, is_planted, planted_stream, read
 from tests.shared_phantoms import write_phantoms
 
@@ -147,11 +148,6 @@ def _accepted_under(rows: Sequence[Mapping[str, Any]]) -> Counter[str]:
     return Counter(row["deidentified_by"].partition(" ")[0] for row in rows if row["status"] == "ok")
 
 
-def _ingest(environ: dict[str, str]) -> None:
-    os.environ.update(environ)
-    raise SystemExit(main(["--debug", "ingest", P, "--now"]))
-
-
 def reached(ws: Workspace, moment: str) -> bool:
     scratch = ws.home / "tmp"
     if moment == "reader":
@@ -166,15 +162,13 @@ def test_nothing_planted_is_left_by_an_intake_that_was_killed(
 ) -> None:
     for number, moment in enumerate(MOMENTS):
         drop(workspace, P, f"{MARKER}-{number}", 10 + number, packed=moment != "stored")
-        process = CONTEXT.Process(target=_ingest, args=(dict(os.environ),))
-        process.start()
+        command = [sys.executable, "-m", "med_assets.cli", "--debug", "ingest", P, "--now"]
+        process = preloaded.start(command, os.environ, tied=True)
         end = time.monotonic() + KILLED_BEFORE_S
-        while not reached(workspace, moment) and process.exitcode is None and time.monotonic() < end:
+        while not reached(workspace, moment) and process.poll() is None and time.monotonic() < end:
             time.sleep(0.001)
-        assert process.pid is not None
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
-        assert process.exitcode == -signal.SIGKILL, moment
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, moment
         assert main(["--debug", "batches", P]) == 0
         assert left(workspace) == [], moment
     assert main(["--debug", "ingest", P, "--now"]) == 0
