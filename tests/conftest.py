@@ -118,6 +118,21 @@ LONGEST = (
 )
 """Files whose tests take half a minute to minutes each."""
 
+DRILLS = (
+    "tests/med_assets/site/test_random_work.py",
+    "tests/med_assets/site/test_random_runs.py",
+    "tests/resources/test_slurm.py",
+    "tests/med_assets/training/test_resume.py",
+    "tests/med_assets/s3/test_seaweedfs.py",
+    "tests/med_assets/programs/breast_us/",
+    "tests/med_assets/network/test_send.py",
+    "tests/med_assets/training/test_preloaded.py",
+    "tests/med_assets/s3/test_shared_predictions.py",
+    "tests/fuzz/",
+)
+"""Drills that come first: the longest file of each of the five processes of `make drills`, then short ones, since a process is given its second
+file with its first, which no other takes over."""
+
 
 gc.disable()  # nothing that collection imports is garbage, and looking for some takes a sixth of its time
 
@@ -155,6 +170,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("drill")
     items.sort(key=lambda item: not (item.get_closest_marker("slow") or item.get_closest_marker("drill")))
     items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+    items.sort(key=lambda item: _number_of_file(item) if item.get_closest_marker("drill") else 0)
+
+
+def _number_of_file(item: pytest.Item) -> int:
+    """Which of the files that come first a drill is of; the number of these for any other."""
+    return next((number for number, name in enumerate(DRILLS) if item.nodeid.startswith(name)), len(DRILLS))
 
 
 @pytest.fixture(autouse=True)

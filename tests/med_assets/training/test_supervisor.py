@@ -18,6 +18,7 @@ from med_assets.launch.jobs import exit_status
 from med_assets.training import status, supervisor
 from med_assets.training.events import events
 from med_assets.training.supervisor import Supervisor, only_one, oom_kills
+from tests.conftest import REPOSITORY
 from tests.med_assets.programs.rt_dose.builders import TINY, write_job
 
 # The start of each small training below; it counts its starts, and beats by hand.
@@ -175,7 +176,7 @@ sys.exit(main(sys.argv[1:]))
 
 class HangsOnce(Supervisor):
     def command(self) -> list[str]:
-        return [sys.executable, "-c", HANGS_ONCE, *super().command()[3:]]
+        return [sys.executable, "-m", "tests.fresh", str(REPOSITORY), HANGS_ONCE, *super().command()[3:]]
 
 
 @pytest.mark.drill
