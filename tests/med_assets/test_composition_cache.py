@@ -11,7 +11,7 @@ from pydantic import Field
 from med_assets.errors import ConfigurationError
 from med_assets.experiments import composition
 from med_assets.experiments import configuration as experiments
-from med_assets.experiments.composition import CACHE_VARIABLE, KEPT
+from med_assets.experiments.composition import CACHE_VARIABLE
 from med_assets.experiments.configuration import Experiment
 from med_assets.storage.conf import conf_folder
 
@@ -177,10 +177,19 @@ def test_a_cache_that_can_only_be_read_is_read(conf: Path, cache: Path, composed
     assert composed == ["point_net", "point_net"]
 
 
-def test_the_newest_compositions_of_an_experiment_are_kept(conf: Path, cache: Path) -> None:
-    for epochs in range(1, KEPT + 4):
+def test_the_newest_compositions_of_an_experiment_are_kept(
+    conf: Path, cache: Path, composed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(composition, "KEPT", kept := 3)
+    for epochs in range(1, kept + 4):
         load(conf, f"schedule.epochs={epochs}", "schedule.val_every=1")
-    assert len(files(cache)) == KEPT
+    assert len(files(cache)) == kept
+    n = len(composed)
+    for epochs in range(4, kept + 4):
+        load(conf, f"schedule.epochs={epochs}", "schedule.val_every=1")
+    assert len(composed) == n
+    load(conf, "schedule.epochs=3", "schedule.val_every=1")
+    assert len(composed) == n + 1
 
 
 def test_a_value_that_json_would_change_is_not_kept(conf: Path, cache: Path) -> None:
