@@ -22,11 +22,16 @@ from med_assets.promotion.champions import candidates
 from med_assets.records import AggregateScore, CaseScore
 from med_assets.settings import Workspace
 from tests.invented import ingest
+from tests.med_assets.programs.lung_ct.builders import write_case as write_chest
 
 
 def dataset(ws: Workspace, name: str, n: int) -> dict[str, list[str]]:
-    """A home with phantoms, two of them in validation, one in test and the others in training; ids by split."""
-    program.get(name).write_phantoms(ws.landing / name, n, 0)
+    """A home with synthetic cases, two of them in validation, one in test and the others in training; ids by split."""
+    if name == "lung_ct":
+        for seed in range(n):  # a fifth of the voxels of its phantoms
+            write_chest(ws.landing / name / f"case{seed}", seed)
+    else:
+        program.get(name).write_phantoms(ws.landing / name, n, 0)
     ingest(ws, name)
     stages.dataset(ws, name)
     stages.splits(ws, name)

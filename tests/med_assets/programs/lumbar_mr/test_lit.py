@@ -1,8 +1,6 @@
 """Loss, monitor and cases of a training of lumbar_mr."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -109,13 +107,3 @@ def test_a_training_starts_from_a_released_checkpoint_under_its_wrapper(tmp_path
     start_from(job, experiment, found)
     assert torch.equal(found.weights()["logit.bias"], wanted["logit.bias"])
     assert float(found.weights()["mean"]) == 0.0
-
-
-@pytest.mark.slow
-def test_the_training_process_reads_no_dicom_and_knows_no_dagster() -> None:
-    code = (
-        "import sys, med_assets.training.job, med_assets.programs.lumbar_mr.lit;"
-        "sys.exit(str([name for name in ('pydicom', 'dagster', 'great_expectations', 'sklearn') if name in sys.modules]))"
-    )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert found.stderr.strip() == "[]"
