@@ -17,6 +17,7 @@ from med_assets.settings import Workspace
 from tests.med_assets.programs.jobs import builders_of
 from tests.reach import Definition
 from tests.record_versions import PLUMBING, Code
+from tests.shared_phantoms import write_phantoms
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def not_covered(code: Code, called: Set[Definition], *names: str) -> list[Defini
 @pytest.mark.parametrize("name", program.registered())
 def test_intake_and_preparation(code: Code, name: str, workspace: Workspace, tmp_path: Path) -> None:
     chosen, landed, out = program.get(name), tmp_path / "landed", tmp_path / "prepared"
-    chosen.write_phantoms(landed, 1, 3)
+    write_phantoms(name, landed, 1, 3)
     out.mkdir()
     files = tuple(sorted(path for path in landed.rglob("*") if path.is_file()))
     task = Task(workspace, name, "b", "token", landed, files, tmp_path / "scratch")

@@ -19,6 +19,7 @@ from med_assets.promotion.champions import PROMOTED, crown
 from med_assets.records import Checkpoint
 from med_assets.settings import Workspace
 from tests.invented import ingest
+from tests.shared_phantoms import write_phantoms
 
 
 def paths(ws: Workspace) -> list[Path]:
@@ -168,7 +169,7 @@ def test_what_people_decide_is_recorded_with_their_name(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MED_ASSETS_PERSON", "reader one")
-    programs.get("lumbar_mr").write_phantoms(workspace.landing / "lumbar_mr", 1, 1)
+    write_phantoms("lumbar_mr", workspace.landing / "lumbar_mr", 1, 1)
     raw, _ = ingest(workspace, "lumbar_mr")
     stages.dataset(workspace, "lumbar_mr")
     case, decision = raw[0]["case_id"], next(iter(stages.decisions_of("lumbar_mr")))
