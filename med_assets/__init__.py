@@ -2,7 +2,7 @@
 
 import os
 
-from med_assets.storage import lean_monai
+from med_assets.storage import lean_monai, lean_torchmetrics
 
 __version__ = "0.2.0"
 
@@ -10,3 +10,4 @@ __version__ = "0.2.0"
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 lean_monai.import_lazily()
+lean_torchmetrics.import_lazily()

@@ -33,6 +33,7 @@ PLUMBING = {
     "storage.files.sync": "writes through to the disk",
     "storage.files.replacing": "lets a file appear whole",
     "storage.lean_monai": "says when libraries are imported",
+    "storage.lean_torchmetrics": "says when libraries are imported",
     "storage.progress": "says how far a stage is",
     "intake.reader": "has a process do what is covered where it is written",
     "intake.workers": "has several processes do what is covered where it is written",

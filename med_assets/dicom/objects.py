@@ -181,9 +181,14 @@ def image_reference(ds: Dataset) -> Dataset:
 
 def set_plane(ds: Dataset, geometry: Geometry, position: np.ndarray) -> None:
     """Place a (z, y, x) grid's first slice at `position`, LPS (x, y, z, ...) mm of its first voxel centre."""
-    ds.ImagePositionPatient = [format_number_as_ds(round(float(v), 9)) for v in position[:3]]
+    set_position(ds, position)
     ds.ImageOrientationPatient = [format_number_as_ds(float(v)) for axis in (2, 1) for v in geometry.direction[axis]]
     ds.PixelSpacing = [format_number_as_ds(float(v)) for v in geometry.spacing_mm[1:]]
+
+
+def set_position(ds: Dataset, position: np.ndarray) -> None:
+    """Place an image at `position`, LPS (x, y, z, ...) mm of its first voxel centre."""
+    ds.ImagePositionPatient = [format_number_as_ds(round(float(v), 9)) for v in position[:3]]
 
 
 def set_pixels(ds: Dataset, pixels: np.ndarray) -> None:

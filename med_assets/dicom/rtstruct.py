@@ -354,12 +354,13 @@ def _planes_of_slices(planes: np.ndarray, slices: int, half: float) -> list[list
     for index in range(slices):
         distance = index - planes
         for reach in (0.5, half):
-            within = np.flatnonzero((distance >= -reach - EDGE_VOXELS) & (distance < reach - EDGE_VOXELS))
-            if within.size:
+            inside = (distance >= -reach - EDGE_VOXELS) & (distance < reach - EDGE_VOXELS)
+            within: list[int] = np.flatnonzero(inside).tolist()
+            if within:
                 break
         # Equally near planes: the one above, as a slice on the border goes to the plane above.
-        ranked = sorted(within.tolist(), key=lambda plane: (round(abs(float(distance[plane])), 6), -plane))
-        found.append(ranked if within.size and reach == 0.5 else ranked[:1])
+        ranked = sorted(within, key=lambda plane: (round(abs(float(distance[plane])), 6), -plane))
+        found.append(ranked if within and reach == 0.5 else ranked[:1])
     return found
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, MRImageStorage, RTDoseStorage, RTPlanStorage, RTStructureSetStorage
 from pydicom.valuerep import format_number_as_ds
@@ -29,6 +30,7 @@ from med_assets.dicom.objects import (
     save,
     set_pixels,
     set_plane,
+    set_position,
 )
 
 __all__ = [
@@ -130,19 +132,25 @@ def write_slices(
 ) -> tuple[str, ...]:
     """One file per slice of unsigned 16-bit `stored`; `series` is modality, SOP class and UID, `finish` adds the modality's own."""
     modality, sop_class, series_uid = series
-    folder.mkdir(parents=True, exist_ok=True)
     affine = geometry.affine()
-    uids = []
+    uids = [identity.uid(modality, series_uid, str(index)) for index in range(len(stored))]
+    ds = new_object(identity, sop_class, modality, series_uid, "")
     for index, pixels in enumerate(stored.astype("<u2")):
-        uids.append(identity.uid(modality, series_uid, str(index)))
-        ds = new_object(identity, sop_class, modality, series_uid, uids[-1])
-        ds.SeriesNumber, ds.AcquisitionNumber, ds.InstanceNumber = 1, 1, index + 1
+        ds.SOPInstanceUID, ds.InstanceNumber = uids[index], index + 1
+        set_position(ds, affine @ (index, 0, 0, 1))
+        path = folder / f"{index:04d}.dcm"
+        if index:  # what all slices share is written as it was read, without being encoded again
+            ds["PixelData"].value = pixels.tobytes()
+            save(ds, path)
+            continue
+        ds.SeriesNumber, ds.AcquisitionNumber = 1, 1
         ds.PatientPosition, ds.Laterality = "HFS", ""
         ds.SliceThickness = format_number_as_ds(geometry.spacing_mm[0])
         set_plane(ds, geometry, affine @ (index, 0, 0, 1))
         set_pixels(ds, pixels)
         finish(ds)
-        save(ds, folder / f"{index:04d}.dcm")
+        save(ds, path)
+        ds = dcmread(path)
     return tuple(uids)
 
 

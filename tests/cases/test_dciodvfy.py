@@ -100,7 +100,9 @@ def without_identity(paths: list[Path], folder: Path, name: str) -> list[Path]:
 def openkbp(folder: Path) -> None:
     from med_assets.programs.rt_dose.importer import import_patients
 
-    source = test_openkbp.source.__wrapped__(folder.parent)
+    source = folder.parent / "source"
+    (source / "train-pats" / "pt_1").mkdir(parents=True)
+    test_openkbp.write_boxes(source / "train-pats" / "pt_1")
     import_patients(source, folder, ["pt_1"])
 
 

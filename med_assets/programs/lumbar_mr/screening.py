@@ -120,13 +120,21 @@ class LumbarScreening(Screening):
             study, series = uids(screened.raw[case])
             missing = [level for level in LEVELS if table[level]["entropy"] is None]
             rows.append(
-                {"study_id": study, "series_id": series}
-                | wide.loc[case].to_dict()
-                | {RANK: rank, RISK: record.risk(table) if record else "Unknown", "not_found": " ".join(missing)}
-                | {"count_may_be_shifted": " ".join(shifted_levels(table))}
-                | {"anatomy": known.get(case, UNKNOWN), "synthetic": bool(facts.at[case, "synthetic"])}
-                | {"seen_in_training": bool(facts.at[case, "seen_in_training"]), "split": facts.at[case, "split"]}
-                | {"case_id": case, "thresholds": record.version if record else None}
+                {
+                    "study_id": study,
+                    "series_id": series,
+                    **wide.loc[case].to_dict(),
+                    RANK: rank,
+                    RISK: record.risk(table) if record else "Unknown",
+                    "not_found": " ".join(missing),
+                    "count_may_be_shifted": " ".join(shifted_levels(table)),
+                    "anatomy": known.get(case, UNKNOWN),
+                    "synthetic": bool(facts.at[case, "synthetic"]),
+                    "seen_in_training": bool(facts.at[case, "seen_in_training"]),
+                    "split": facts.at[case, "split"],
+                    "case_id": case,
+                    "thresholds": record.version if record else None,
+                }
             )
         return pd.DataFrame(rows)
 

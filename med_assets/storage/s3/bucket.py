@@ -7,11 +7,13 @@ environment says. No secret is kept here, and no text of the server's or of boto
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from functools import cache
 from threading import Lock
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 from weakref import WeakValueDictionary
 
@@ -189,8 +191,29 @@ def variables(environ: Mapping[str, str] = os.environ) -> tuple[tuple[str, str],
 def _session() -> Any:
     """One session: it reads the description of S3 once, which takes longer than all else about a client. It has no credentials."""
     import boto3
+    import botocore.session
 
-    return boto3.session.Session()
+    found = botocore.session.get_session()
+    found.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=time_of)
+    return boto3.session.Session(botocore_session=found)
+
+
+def aware_time_of(value: Any) -> datetime:
+    """A time with its zone, as botocore's `parse_to_aware_datetime` gives it: that of a time without one is UTC."""
+    found = value if isinstance(value, datetime) else time_of(value)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def time_of(value: Any) -> datetime:
+    """A time of an answer as boto3 reads it, one in the two forms of S3 much faster: a listing has a thousand. Raises ValueError for another text."""
+    from botocore.utils import parse_timestamp
+
+    with suppress(ValueError, TypeError):
+        if str(value).endswith("Z"):
+            return datetime.fromisoformat(value)
+        if str(value).endswith(" GMT"):
+            return parsedate_to_datetime(value)
+    return cast(datetime, parse_timestamp(value))
 
 
 _making = Lock()

@@ -1,7 +1,9 @@
 """OpenKBP patients become whole DICOM-RT cases, the right way round, or are skipped with a reason."""
 
+import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from med_assets.dicom.geometry import read_ct_series
 from med_assets.dicom.rtdose import read_dose
 from med_assets.dicom.rtplan import read_plan
 from med_assets.dicom.rtstruct import rasterise, read_rois
+from med_assets.landing.importing.report import ImportReport
 from med_assets.programs.rt_dose.importer import GRID, import_patients, read_patient
 
 
@@ -23,22 +26,82 @@ def write_sparse(path: Path, array: np.ndarray) -> None:
     values.to_csv(path)
 
 
+def write_boxes(folder: Path) -> Path:
+    """Write the files of a patient of a few boxes into a folder that is there, which is returned."""
+    ct, dose, target = np.zeros(GRID), np.zeros(GRID), np.zeros(GRID, bool)
+    ct[40:80, 50:90, 60:70] = 1060
+    dose[45:60, 55:80, 62:68] = 63.217
+    target[48:58, 60:70, 63:66] = True
+    write_sparse(folder / "ct.csv", ct)
+    write_sparse(folder / "dose.csv", dose)
+    write_sparse(folder / "possible_dose_mask.csv", ct > 0)
+    write_sparse(folder / "PTV63.csv", target)
+    (folder / "voxel_dimensions.csv").write_text("3.906\n3.907\n2.5\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of a patient, written once; copy them, never change them."""
+    return write_boxes(tmp_path_factory.mktemp("patient"))
+
+
+def challenge(folder: Path, patient: Path) -> Path:
+    """A challenge folder with two training patients and one for validation."""
+    for name in ("train-pats/pt_1", "train-pats/pt_2", "validation-pats/pt_201"):
+        shutil.copytree(patient, folder / name)
+    return folder
+
+
 @pytest.fixture
-def source(tmp_path):
-    """A challenge folder with two training patients and one for validation, a few boxes each."""
-    for folder in ("train-pats/pt_1", "train-pats/pt_2", "validation-pats/pt_201"):
-        patient = tmp_path / "source" / folder
-        patient.mkdir(parents=True)
-        ct, dose, target = np.zeros(GRID), np.zeros(GRID), np.zeros(GRID, bool)
-        ct[40:80, 50:90, 60:70] = 1060
-        dose[45:60, 55:80, 62:68] = 63.217
-        target[48:58, 60:70, 63:66] = True
-        write_sparse(patient / "ct.csv", ct)
-        write_sparse(patient / "dose.csv", dose)
-        write_sparse(patient / "possible_dose_mask.csv", ct > 0)
-        write_sparse(patient / "PTV63.csv", target)
-        (patient / "voxel_dimensions.csv").write_text("3.906\n3.907\n2.5\n")
-    return tmp_path / "source"
+def source(patient: Path, tmp_path: Path) -> Path:
+    return challenge(tmp_path / "source", patient)
+
+
+MISSING = ("ct.csv", "dose.csv", "possible_dose_mask.csv", "voxel_dimensions.csv")
+UNUSABLE = (
+    ("ct.csv", ",data\n12,7.0\n2097152,7.0\n", "unreadable_csv"),
+    ("ct.csv", ",data\n12,-7.0\n", "unreadable_csv"),
+    ("ct.csv", ",data\n12,65536.0\n", "unreadable_csv"),
+    ("ct.csv", ",data\n12,7.0\n12,8.0\n", "unreadable_csv"),
+    ("dose.csv", ",data\n12,\n", "unreadable_csv"),
+    ("dose.csv", ",data\n12,abc\n", "unreadable_csv"),
+    ("dose.csv", "", "unreadable_csv"),
+    ("dose.csv", "12\n7\n", "unreadable_csv"),
+    ("dose.csv", "one line", "unreadable_csv"),
+    ("dose.csv", ",data,more\n12,7.0,1\n", "unreadable_csv"),
+    ("dose.csv", ",data\n12,7.0,1\n", "unreadable_csv"),
+    ("voxel_dimensions.csv", "3.9\n3.9\n", "inconsistent_geometry"),
+    ("voxel_dimensions.csv", "3.9\n3.9\n0\n", "inconsistent_geometry"),
+    ("voxel_dimensions.csv", "3.9\nwide\n2\n", "unreadable_csv"),
+)
+"""A file, what it has in place of its content, and the reason for which its patient is skipped."""
+
+BROKEN = {
+    **{f"pt_{number}": (file, None, "missing_file") for number, file in enumerate(MISSING, 10)},
+    **{f"pt_{number}": each for number, each in enumerate(UNUSABLE, 20)},
+    "pt_40": ("PTV63.csv", None, "no_target"),
+}
+"""Training patients of which one file is missing or unusable."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What came of a folder with three patients and, between them, all that are broken; it is imported once for all tests."""
+
+    report: ImportReport
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def imported(patient: Path, tmp_path_factory: pytest.TempPathFactory) -> Imported:
+    source = challenge(tmp_path_factory.mktemp("openkbp") / "source", patient)
+    for name, (file, text, _) in BROKEN.items():
+        shutil.copytree(patient, source / "train-pats" / name)
+        path = source / "train-pats" / name / file
+        path.unlink() if text is None else path.write_text(text)
+    folder = tmp_path_factory.mktemp("openkbp") / "dicom"
+    return Imported(import_patients(source, folder), folder)
 
 
 def read(folder: Path):
@@ -50,18 +113,16 @@ def read(folder: Path):
     return ct, read_dose(dose), read_plan(plan), masks, [*ct_files, structures, plan, dose]
 
 
-def test_every_patient_of_both_splits_is_imported_and_carries_its_split(source, tmp_path):
-    report = import_patients(source, tmp_path / "dicom")
-    assert report.imported == ("train_pt_1", "train_pt_2", "validation_pt_201")
-    assert not report.skipped
+def test_every_patient_of_both_splits_is_imported_and_carries_its_split(imported: Imported) -> None:
+    assert imported.report.imported == ("train_pt_1", "train_pt_2", "validation_pt_201")
+    assert imported.report.skipped.keys() == {f"train_{name}" for name in BROKEN}
     for name, split in (("train_pt_1", "train"), ("validation_pt_201", "validation")):
-        datasets = read(tmp_path / "dicom" / name)[4]
+        datasets = read(imported.folder / name)[4]
         assert {(ds.ClinicalTrialProtocolID, ds.ClinicalTrialSiteID) for ds in datasets} == {("OpenKBP", split)}
 
 
-def test_arrays_turn_to_superior_posterior_left_and_ct_to_hu(source, tmp_path):
-    import_patients(source, tmp_path / "dicom", ["pt_1"])
-    ct, dose, plan, masks, _ = read(tmp_path / "dicom" / "train_pt_1")
+def test_arrays_turn_to_superior_posterior_left_and_ct_to_hu(imported: Imported) -> None:
+    ct, dose, plan, masks, _ = read(imported.folder / "train_pt_1")
     assert ct.geometry.spacing_mm == (2.5, 3.906, 3.907)
     expected = np.full(GRID, -1024.0)
     expected[58:68, 40:80, 50:90] = 36
@@ -77,45 +138,20 @@ def test_metal_above_the_usual_range_keeps_its_value(source):
     assert read_patient(source / "train-pats" / "pt_1").ct_hu.array.max() == 28036 - 1024
 
 
-@pytest.mark.parametrize("file", ["ct.csv", "dose.csv", "possible_dose_mask.csv", "voxel_dimensions.csv"])
-def test_a_patient_that_lacks_a_file_is_skipped_with_the_reason_and_nothing_is_written(source, tmp_path, file):
-    (source / "train-pats" / "pt_1" / file).unlink()
-    report = import_patients(source, tmp_path / "dicom")
-    assert report.imported == ("train_pt_2", "validation_pt_201")
-    assert list(report.skipped) == ["train_pt_1"]
-    assert report.skipped["train_pt_1"].startswith(f"missing_file: expected {file}")
-    assert sorted(path.name for path in (tmp_path / "dicom").glob("[!.]*")) == ["train_pt_2", "validation_pt_201"]
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_patient_with_a_file_that_is_missing_or_unusable_is_skipped_with_the_reason(
+    imported: Imported, name: str
+) -> None:
+    file, _, code = BROKEN[name]
+    reason = imported.report.skipped[f"train_{name}"]
+    assert reason.split(":")[0] == code
+    if code == "missing_file":
+        assert reason.startswith(f"missing_file: expected {file}")
+    assert not (imported.folder / f"train_{name}").exists()
 
 
-@pytest.mark.parametrize(
-    ("file", "text", "code"),
-    [
-        ("ct.csv", ",data\n12,7.0\n2097152,7.0\n", "unreadable_csv"),
-        ("ct.csv", ",data\n12,-7.0\n", "unreadable_csv"),
-        ("ct.csv", ",data\n12,65536.0\n", "unreadable_csv"),
-        ("ct.csv", ",data\n12,7.0\n12,8.0\n", "unreadable_csv"),
-        ("dose.csv", ",data\n12,\n", "unreadable_csv"),
-        ("dose.csv", ",data\n12,abc\n", "unreadable_csv"),
-        ("dose.csv", "", "unreadable_csv"),
-        ("dose.csv", "12\n7\n", "unreadable_csv"),
-        ("dose.csv", "one line", "unreadable_csv"),
-        ("dose.csv", ",data,more\n12,7.0,1\n", "unreadable_csv"),
-        ("dose.csv", ",data\n12,7.0,1\n", "unreadable_csv"),
-        ("voxel_dimensions.csv", "3.9\n3.9\n", "inconsistent_geometry"),
-        ("voxel_dimensions.csv", "3.9\n3.9\n0\n", "inconsistent_geometry"),
-        ("voxel_dimensions.csv", "3.9\nwide\n2\n", "unreadable_csv"),
-    ],
-)
-def test_a_patient_with_an_unusable_file_is_skipped_with_a_code(source, tmp_path, file, text, code):
-    (source / "train-pats" / "pt_2" / file).write_text(text)
-    report = import_patients(source, tmp_path / "dicom")
-    assert {name: reason.split(":")[0] for name, reason in report.skipped.items()} == {"train_pt_2": code}
-    assert not (tmp_path / "dicom" / "train_pt_2").exists()
-
-
-def test_a_patient_without_any_target_is_skipped(source, tmp_path):
-    (source / "train-pats" / "pt_1" / "PTV63.csv").unlink()
-    assert import_patients(source, tmp_path / "dicom").skipped["train_pt_1"].startswith("no_target")
+def test_nothing_is_written_of_a_patient_that_is_skipped(imported: Imported) -> None:
+    assert sorted(path.name for path in imported.folder.glob("[!.]*")) == list(imported.report.imported)
 
 
 def test_importing_again_leaves_what_is_there_and_clears_what_a_crash_left(source, tmp_path):
