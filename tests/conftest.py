@@ -62,6 +62,7 @@ COMMANDS = {
         "med_assets.reporting.dataset_card",
         "med_assets.deidentification.scan",
         "med_assets.cli.sharing",
+        "med_assets.network.receiver",
         "med_assets.programs.rt_dose.phantom",
         "pydicom.sr",
         "great_expectations",

@@ -28,7 +28,7 @@ from pynetdicom.transport import AssociationSocket
 
 from med_assets.network.association import keep_answers
 from med_assets.network.inbox import CONFLICTS, RECEIVING
-from tests.conftest import REPOSITORY
+from med_assets.storage import preloaded
 from tests.invented import Study, uid
 
 PATIENCE_S = 60.0
@@ -90,7 +90,7 @@ def describe_network(home: Path, *, nodes: Mapping[str, Mapping[str, Any]] | Non
 class Running:
     """A receiver that runs: its process, its port, and the file with its log."""
 
-    process: subprocess.Popen[str]
+    process: preloaded.Process
     port: int
     log: Path
 
@@ -99,14 +99,8 @@ def start_receiver(home: Path) -> Running:
     """Start `med-assets receive` in the home that the environment names, and wait until it listens."""
     log = home.parent / f"receive-{time.monotonic_ns()}.log"
     with log.open("w") as stream:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "med_assets.cli", "receive"],
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            text=True,
-            cwd=REPOSITORY,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )
+        command = [sys.executable, "-P", "-m", "med_assets.cli", "receive"]
+        process = preloaded.start(command, os.environ, stream.fileno(), stream.fileno(), tied=True)
     until = time.monotonic() + PATIENCE_S
     while not (found := re.search(r"receiving on [\w.]+:(\d+)", log.read_text())):
         assert process.poll() is None, log.read_text()

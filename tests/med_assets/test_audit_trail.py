@@ -1,8 +1,6 @@
 """The audit trail says what was done and by whom, once, and shows which entry is not as it was written."""
 
 import json
-import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from med_assets.deidentification.tally import totals
 from med_assets.promotion.champions import PROMOTED, crown
 from med_assets.records import Checkpoint
 from med_assets.settings import Workspace
+from tests.code import Code
 from tests.invented import ingest
 from tests.shared_phantoms import write_phantoms
 
@@ -116,14 +115,14 @@ for number in range(1000):
 
 
 def test_several_writers_that_are_killed_leave_a_whole_chain(workspace: Workspace) -> None:
-    writers = [subprocess.Popen([sys.executable, "-c", WRITER, name]) for name in ("a", "b")]
+    writers = [Code(WRITER, name) for name in ("a", "b")]
     try:
         while len(paths(workspace)) < 20:
             assert all(writer.poll() is None for writer in writers)
     finally:
         for writer in writers:
             writer.kill()
-            writer.wait()
+            writer.communicate()
     assert verify(workspace) == []
     assert [entry.number for entry in entries(workspace)] == list(range(1, len(paths(workspace)) + 1))
     record(workspace, Kind.BATCH, "rt_dose", "after", {"ocr": "off"})

@@ -13,6 +13,7 @@ from med_assets.cli.main import main
 from med_assets.errors import ConfigurationError
 from med_assets.launch import training
 from med_assets.settings import Workspace
+from med_assets.storage import preloaded
 from med_assets.storage.conf import CONF_VARIABLE
 from tests.conftest import REPOSITORY
 
@@ -235,13 +236,16 @@ def test_a_file_of_a_program_with_a_mistake_is_named_and_costs_that_program_alon
 
 def test_all_that_a_command_writes_is_for_its_owner_alone(workspace: Workspace, tmp_path: Path) -> None:
     landing = workspace.landing / "breast_us"
-    environ = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(REPOSITORY))
-    for arguments in (["phantoms", "breast_us", str(landing), "--seed", "3"], ["ingest", "breast_us", "--now"]):
-        command = [sys.executable, "-m", "med_assets.cli.main", *arguments]
-        done = subprocess.run(
-            command, env=environ, umask=0o022, cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
+    log = tmp_path / "log"
+    before = os.umask(0o022)
+    try:
+        for arguments in (["phantoms", "breast_us", str(landing), "--seed", "3"], ["ingest", "breast_us", "--now"]):
+            command = [sys.executable, "-P", "-m", "med_assets.cli", *arguments]
+            with log.open("w") as stream:
+                process = preloaded.start(command, os.environ, stream.fileno(), stream.fileno(), tied=True)
+            assert process.wait() == 0, log.read_text()
+    finally:
+        os.umask(before)
     open_to_others = [
         path
         for path in workspace.home.rglob("*")

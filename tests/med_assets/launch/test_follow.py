@@ -2,9 +2,8 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from med_assets.launch import jobs
 from med_assets.launch.follow import Finished, finish, follow
 from med_assets.launch.local import LocalLauncher, running
 from med_assets.storage.files import read_json
-from tests.conftest import REPOSITORY
+from tests.code import Code
 from tests.med_assets.programs.rt_dose.builders import TINY, write_job
 
 FINISH = (
@@ -23,44 +22,54 @@ FINISH = (
 LONG = (*TINY, "schedule.epochs=400", "schedule.patience=400")
 
 
-def until_it_trains(job: Path, command: "subprocess.Popen[str]") -> None:
-    while not list((job / "checkpoints").glob("*.ckpt")):
-        assert command.poll() is None, command.communicate()[1]
-        time.sleep(0.1)
+class Command:
+    """A process that follows the training of a job, and what it says."""
+
+    def __init__(self, job: Path, log: Path) -> None:
+        self.log = log
+        with log.open("w") as stream:
+            self.process = Code(FINISH, str(job), stderr=stream.fileno())
+
+    def says(self, text: str) -> None:
+        """Wait until it has said something."""
+        until(lambda: text in self.log.read_text(), self)
+
+    def end(self) -> str:
+        """Wait for its end; returns what it said."""
+        self.process.communicate(timeout=60)
+        return self.log.read_text()
 
 
-def command(job: Path) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-c", FINISH, str(job)], env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+def until(condition: Callable[[], object], command: Command) -> None:
+    while not condition():
+        assert command.process.poll() is None, command.log.read_text()
+        time.sleep(0.05)
 
 
 def test_ctrl_c_ends_the_training_of_this_command_which_saves_and_a_kill_leaves_it_to_the_next_command(
     tmp_path: Path,
 ) -> None:
     job = write_job(tmp_path / "job", overrides=LONG)
-    first = command(job)
-    until_it_trains(job, first)
+    first = Command(job, tmp_path / "first")
+    until(lambda: list((job / "checkpoints").glob("*.ckpt")), first)
     with pytest.raises(ConfigurationError, match="a training of this job is running"):
         finish(job, resume="never")
-    os.kill(first.pid, signal.SIGINT)
-    first.communicate(timeout=60)
+    os.kill(first.process.pid, signal.SIGINT)
+    first.end()
     assert running(job) is None
     assert not (job / jobs.RESULT).exists()
 
-    second = command(job)
-    while (process := running(job)) is None:
-        assert second.poll() is None
-        time.sleep(0.05)
-    second.kill()
-    second.communicate()
-    third = command(job)
-    time.sleep(2)
-    assert third.poll() is None
+    second = Command(job, tmp_path / "second")
+    until(lambda: running(job), second)
+    process = running(job)
+    assert process is not None
+    second.process.kill()
+    second.end()
+    third = Command(job, tmp_path / "third")
+    third.says("following it")
     assert process.is_running()
-    third.send_signal(signal.SIGINT)  # it did not start the training, which goes on
-    assert "goes on" in third.communicate(timeout=30)[1]
+    third.process.send_signal(signal.SIGINT)  # it did not start the training, which goes on
+    assert "goes on" in third.end()
     assert process.is_running()
     os.kill(process.pid, signal.SIGTERM)
     process.wait(60)

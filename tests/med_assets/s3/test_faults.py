@@ -1,8 +1,6 @@
 """The faults that other tests rely on happen: what they show would be nothing if a proxy let everything pass."""
 
 import json
-import subprocess
-import sys
 import time
 from contextlib import suppress
 from typing import Any
@@ -13,6 +11,7 @@ from botocore.exceptions import ClientError, ConnectionClosedError
 from med_assets.errors import RemoteFailed
 from med_assets.storage.s3 import bucket, local
 from med_assets.storage.s3.bucket import in_words
+from tests.code import Code
 from tests.med_assets.s3.faults import Faults
 from tests.med_assets.s3.lagging import Lag, Listed
 
@@ -103,27 +102,28 @@ def test_a_server_that_always_asks_for_fewer_requests_is_quoted_with_what_to_do(
             request(Bucket=name, Key="x")
 
 
+SERVED = 'import runpy; runpy.run_module("tests.med_assets.s3.faults", run_name="__main__", alter_sys=True)'
+"""What `python -m tests.med_assets.s3.faults` does."""
+
+
 def test_faults_are_the_same_in_every_run_and_are_served_to_other_processes() -> None:
-    command = [sys.executable, "-m", "tests.med_assets.s3.faults", "--failing", "0.5", "--seed", "3"]
     found = []
     for _ in range(2):
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
-            assert server.stdin is not None
-            assert server.stdout is not None
-            served = json.loads(server.stdout.readline())
-            client = bucket.client({"S3_ENDPOINT_URL": served["bad"]} | local.PUBLIC, retries={"total_max_attempts": 1})
-            answers = []
-            for number in range(8):
-                try:
-                    client.put_object(Bucket=served["bucket"], Key=f"{number}", Body=b"x")
-                    answers.append(200)
-                except ClientError as error:
-                    answers.append(error.response["ResponseMetadata"]["HTTPStatusCode"] // 100 * 100)
-            found.append(answers)
-            server.stdin.write("\n")
-            server.stdin.flush()
-            assert json.loads(server.stdout.readline())["failing"] == answers.count(500)
-            server.stdin.close()
-        assert server.returncode == 0
+        server = Code(SERVED, "--failing", "0.5", "--seed", "3")
+        served = json.loads(server.stdout.readline())
+        client = bucket.client({"S3_ENDPOINT_URL": served["bad"]} | local.PUBLIC, retries={"total_max_attempts": 1})
+        answers = []
+        for number in range(8):
+            try:
+                client.put_object(Bucket=served["bucket"], Key=f"{number}", Body=b"x")
+                answers.append(200)
+            except ClientError as error:
+                answers.append(error.response["ResponseMetadata"]["HTTPStatusCode"] // 100 * 100)
+        found.append(answers)
+        server.stdin.write("\n")
+        server.stdin.flush()
+        assert json.loads(server.stdout.readline())["failing"] == answers.count(500)
+        server.communicate()
+        assert server.poll() == 0
     assert found[0] == found[1]
     assert set(found[0]) == {200, 500}

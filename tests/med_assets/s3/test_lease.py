@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +17,6 @@ from med_assets.storage.locks import alone, alone_here, demand_locks
 from med_assets.storage.s3.bucket import Location
 from med_assets.storage.s3.lease import LEASE_S, Leases
 from tests.code import Code
-from tests.conftest import REPOSITORY
 from tests.med_assets.s3.faults import Faults
 
 SHORT_S = 1.0
@@ -251,11 +248,7 @@ with alone(_machine(Path(sys.argv[1]), sys.argv[2]), "x"):
 def test_the_next_process_of_the_same_machine_need_not_wait_for_one_that_died(
     faults: Faults, name: str, tmp_path: Path
 ) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(tmp_path / "1"), name], cwd=REPOSITORY, text=True,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    )  # fmt: skip
-    assert process.stdout is not None
+    process = Code(KILLED, str(tmp_path / "1"), name)
     assert process.stdout.readline() == "held\n"
     process.kill()
     process.communicate()

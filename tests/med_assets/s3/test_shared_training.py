@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from med_assets.storage.locks import alone
 from med_assets.storage.s3.bucket import Location
 from med_assets.storage.s3.states import JobState
 from med_assets.storage.s3.store import S3Store
+from tests import fresh
 from tests.conftest import REPOSITORY
 from tests.med_assets.programs.rt_dose.builders import TINY, write_case
 from tests.med_assets.s3.faults import Faults
@@ -143,12 +145,12 @@ def job_of(home: Path) -> Path:
 
 
 def test_two_machines_that_are_asked_for_the_same_training_train_once(bucket: str, tmp_path: Path, good: Any) -> None:
-    running = [machine(tmp_path / home, bucket, "quick") for home in ("one", "two")]
-    answers = [process.communicate(timeout=PATIENCE_S) for process in running]
-    assert [process.returncode for process in running] == [0, 0], answers
-    (first, fresh), (second, other) = (answer.split() for answer, _ in answers)
+    with ThreadPoolExecutor() as pool:
+        done = list(pool.map(lambda home: fresh.run(REPOSITORY, MACHINE, str(tmp_path / home), bucket, "quick"), "12"))
+    assert [one.returncode for one in done] == [0, 0], done
+    (first, new), (second, other) = (one.stdout.split() for one in done)
     assert first == second
-    assert sorted((fresh, other)) == ["False", "True"]
+    assert sorted((new, other)) == ["False", "True"]
     assert keys(good, bucket) == []
 
 
