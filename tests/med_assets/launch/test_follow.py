@@ -23,7 +23,7 @@ LONG = (*TINY, "schedule.epochs=400", "schedule.patience=400")
 
 
 class Command:
-    """A process that follows the training of a job, and what it says."""
+    """A process that follows the training of a job, and its messages."""
 
     def __init__(self, job: Path, log: Path) -> None:
         self.log = log
@@ -31,11 +31,11 @@ class Command:
             self.process = Code(FINISH, str(job), stderr=stream.fileno())
 
     def says(self, text: str) -> None:
-        """Wait until it has said something."""
+        """Wait until a text is among its messages."""
         until(lambda: text in self.log.read_text(), self)
 
     def end(self) -> str:
-        """Wait for its end; returns what it said."""
+        """Wait for its end; returns its messages."""
         self.process.communicate(timeout=60)
         return self.log.read_text()
 
