@@ -1,9 +1,10 @@
 """Intake and preparation of a batch of CT cases by several processes: wall and CPU seconds. `python -m bench.workers [WORKERS ...]`
 
-Without numbers it is one and two processes. The cases lie in a folder each, and for intake all in one folder too. Each measurement
-has a process of its own, as a command or a run has, so that imports count. What a batch costs whatever its cases (imports, the start
-of a reading process) is measured with one small case, and has a row of its own: "at most" is what it allows by Amdahl's law.
-CPU / wall says how many cores the machine gave.
+Without numbers it is one and two processes, each number of them on as many cores: a process that reads has a second thread, which a
+free core would serve. The cases lie in a folder each, and for intake all in one folder too. Each measurement has a process of its own, as
+a command or a run has, so that imports count. What a batch costs whatever its cases (imports, the start of a reading process) is
+measured with one small case, and has a row of its own: "at most" is what it allows by Amdahl's law. CPU / wall says how many cores
+the machine gave.
 """
 
 import os
@@ -47,8 +48,10 @@ def cpu_s() -> float:
 
 
 def measured(landing: Path, workers: int, of_stages: Sequence[str]) -> dict[str, Measured]:
-    """What stages cost of all that lies in a landing zone, in a home of its own, by processes that are started for each stage."""
+    """What stages cost of all that lies in a landing zone, in a home of its own, by processes that are started for each stage, on as many cores."""
     found = {}
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:workers])
     with tempfile.TemporaryDirectory() as home:
         ws: Workspace = replace(workspace(Path(home)), landing=landing, workers=workers)
         batch = batches.take(ws, "rt_dose", batches.untaken(ws, "rt_dose"), 0.0)
@@ -93,7 +96,7 @@ def main() -> None:
             (stage, what, workers, one.wall_s, one.cpu_s, one.cpu_s / one.wall_s, first_s / one.wall_s, allowed)
         )
     title = f"{CASES} CT cases of {SHAPE[0]} slices, medians of {REPEATS}"
-    header = ("stage", "cases", "processes", "wall s", "CPU s", "CPU / wall")
+    header = ("stage", "cases", "processes and cores", "wall s", "CPU s", "CPU / wall")
     show(title, (*header, f"times as fast as {numbers[0]}", "at most"), rows)
 
 
