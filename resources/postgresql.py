@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Callable
+from threading import Lock
 from typing import TYPE_CHECKING
-from weakref import ref
+from weakref import WeakValueDictionary, ref
 
 from dagster._core.storage.config import PostgresStorageConfig
 from dagster._serdes import ConfigurableClassData
@@ -21,8 +22,14 @@ OVERFLOW = 20
 """Connections beyond the one that is kept, for threads that ask at the same moment; closed as soon as they are free."""
 
 
+_making = Lock()
+
+_engines: WeakValueDictionary[tuple[str, str], Engine] = WeakValueDictionary()
+"""By address and settings the engine that all instances of this process share, until the last of them is gone: an instance that ends closes none."""
+
+
 class KeptPostgresStorage(DagsterPostgresStorage):
-    """Like `DagsterPostgresStorage`, but all three records of a process share one connection, which stays open.
+    """Like `DagsterPostgresStorage`, but all three records of a process share one connection, which stays open, and so do all its instances.
 
     Dagster 1.13 opens a connection for each statement outside its web server and its daemon, and a run makes some hundred. A connection
     that the database closed is replaced before it is used, and one that a fork inherits is left to its parent.
@@ -36,13 +43,9 @@ class KeptPostgresStorage(DagsterPostgresStorage):
         token_provider: "PgTokenProvider | None" = None,
     ) -> None:
         super().__init__(postgres_url, should_autocreate_tables, inst_data, token_provider)
-        engine = create_pg_engine(
-            postgres_url, token_provider, isolation_level="AUTOCOMMIT",
-            pool_size=1, max_overflow=OVERFLOW, pool_recycle=RECYCLE_S, pool_pre_ping=True,
-        )  # fmt: skip
+        engine = _engine(postgres_url, "" if inst_data is None else inst_data.config_yaml, token_provider)
         for storage in (self._run_storage, self._event_log_storage, self._schedule_storage):
             storage._engine = engine
-        os.register_at_fork(after_in_child=_forgetting(ref(engine)))
 
     @classmethod
     def from_config_value(  # type: ignore[override]  # as Dagster's own storages do
@@ -54,6 +57,20 @@ class KeptPostgresStorage(DagsterPostgresStorage):
             inst_data,
             get_token_provider_from_config(config_value),
         )
+
+
+def _engine(postgres_url: str, settings: str, token_provider: "PgTokenProvider | None") -> Engine:
+    """The engine of this process for a database."""
+    with _making:
+        if (found := _engines.get((postgres_url, settings))) is not None:
+            return found
+        made = create_pg_engine(
+            postgres_url, token_provider, isolation_level="AUTOCOMMIT",
+            pool_size=1, max_overflow=OVERFLOW, pool_recycle=RECYCLE_S, pool_pre_ping=True,
+        )  # fmt: skip
+        os.register_at_fork(after_in_child=_forgetting(ref(made)))
+        _engines[postgres_url, settings] = made
+        return made
 
 
 def _forgetting(engine: "ref[Engine]") -> Callable[[], None]:

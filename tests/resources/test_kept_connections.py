@@ -75,6 +75,20 @@ def test_a_run_is_recorded_over_the_one_connection_of_its_process(instance: dg.D
     assert _pids() == before
 
 
+def test_instances_of_a_process_share_the_connection_and_none_that_ended_leaves_one(
+    instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    instance.get_runs_count()
+    before = _pids()
+    assert len(before) == 1
+    kept = []  # so that what collects garbage has no part in it
+    for _ in range(4):
+        with dg.DagsterInstance.from_config(str(tmp_path / "dagster")) as found:
+            assert two_steps.execute_in_process(instance=found).success
+            kept.append(found)
+    assert _pids() == before
+
+
 def test_a_connection_that_the_database_ended_is_replaced(instance: dg.DagsterInstance) -> None:
     instance.get_runs_count()
     before = _pids()

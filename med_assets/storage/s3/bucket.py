@@ -6,12 +6,13 @@ environment says. No secret is kept here, and no text of the server's or of boto
 
 import logging
 import os
+import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import cache
+from functools import cache, partial
 from threading import Lock
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -30,6 +31,9 @@ THREADS = 10
 
 ATTEMPTS = 6
 """Tries of one request: with every tenth request failing, one in a million fails all of them."""
+
+BACK_OFF_S, LONGEST_BACK_OFF_S = 1.0, 20.0
+"""Pause before a request is sent again once boto3 repeats none: at most this long, doubled each time."""
 
 TIMEOUT_S = 60.0
 
@@ -241,6 +245,26 @@ def _send_at_once(request: Any, **_: Any) -> None:
         request.headers.pop("Expect", None)
 
 
+def _send_again(
+    attempts: int,
+    response: tuple[Any, Mapping[str, Any]] | None,
+    caught_exception: Exception | None,
+    most: int,
+    **_: Any,
+) -> float | None:
+    """Seconds until a request is sent again that boto3 would send again, had it not used up its quota; None for any other.
+
+    The quota is for programs that ask a few times. Each repetition of a request takes 14 of 500, and only replies with content give some
+    back: of a server that fails one request in ten, those after some three hundred questions for absent objects are not repeated at all.
+    """
+    from botocore.exceptions import HTTPClientError
+
+    refused = response is not None and "RetryQuotaReached" in response[1].get("ResponseMetadata", {})
+    if attempts >= most or not (refused or isinstance(caught_exception, HTTPClientError)):
+        return None
+    return random.random() * min(BACK_OFF_S * 2 ** (attempts - 1), LONGEST_BACK_OFF_S)
+
+
 def _made(environ: Mapping[str, str], options: dict[str, Any]) -> Any:
     from botocore.config import Config
 
@@ -267,11 +291,12 @@ def _made(environ: Mapping[str, str], options: dict[str, Any]) -> Any:
         # The one that boto3 makes, anew for each request and in a tenth of its time, describes this machine: nobody needs that.
         "user_agent": "med-assets",
     }
+    config |= options
     try:
         made = _session().client(
             "s3",
             endpoint_url=url,
-            config=Config(**config | options),
+            config=Config(**config),
             aws_access_key_id=environ["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=environ["AWS_SECRET_ACCESS_KEY"],
             aws_session_token=environ.get("AWS_SESSION_TOKEN") or None,
@@ -281,5 +306,7 @@ def _made(environ: Mapping[str, str], options: dict[str, Any]) -> Any:
         reason = explain(ValueError())
     else:
         made.meta.events.register("before-send.s3", _send_at_once)
+        again = partial(_send_again, most=config["retries"]["total_max_attempts"])
+        made.meta.events.register("needs-retry.s3", again)
         return made
     raise ConfigurationError(reason)

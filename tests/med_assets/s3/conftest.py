@@ -27,6 +27,7 @@ def short_back_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that asks for fewer requests, as many of the faults do, is asked again after a twentieth of boto3's second, doubled each time."""
     scales = ExponentialBackoff._DEFAULT_BACKOFF_CONFIG
     monkeypatch.setitem(scales, "throttling_base_scale", scales["throttling_base_scale"] / 20)
+    monkeypatch.setattr(bucket, "BACK_OFF_S", bucket.BACK_OFF_S / 20)
 
 
 @pytest.fixture

@@ -93,6 +93,16 @@ def test_beyond_a_rate_requests_are_refused_in_both_ways_and_a_client_waits_unti
     assert faults.done["throttled"] > refused
 
 
+def test_requests_are_repeated_however_many_failed_before(faults: Faults, good: Any) -> None:
+    good.create_bucket(Bucket="asked-often")  # which fail depends on the name
+    faults.failing = 0.3
+    client, quota = bucket.client(), 500 / 14
+    for number in range(120):
+        with pytest.raises(ClientError, match="404"):
+            client.head_object(Bucket="asked-often", Key=f"absent-{number}")
+    assert faults.done["failing"] > quota, "more than boto3 repeats"
+
+
 def test_a_server_that_always_asks_for_fewer_requests_is_quoted_with_what_to_do(
     once: Any, faults: Faults, name: str
 ) -> None:

@@ -34,6 +34,7 @@ from med_assets.promotion.champions import rollback
 from med_assets.records import CaseVersion, ReaderDecision, Status, Withdrawal
 from med_assets.review.decisions import decide
 from med_assets.settings import Workspace
+from med_assets.storage.s3 import bucket
 from med_assets.storage.s3.lease import Leases
 from tests.med_assets.site import runs
 from tests.med_assets.site.plan import BY_ONE, EXCLUDE, ONCE, PEOPLE, WITHDRAW, P, Plan, Step
@@ -218,7 +219,7 @@ def run(environ: dict[str, str], name: str, life: int, board: Board, seed: int) 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.update(environ)
     scales = ExponentialBackoff._DEFAULT_BACKOFF_CONFIG
-    scales["throttling_base_scale"] = float(environ.get(BACK_OFF, scales["throttling_base_scale"]))
+    bucket.BACK_OFF_S = scales["throttling_base_scale"] = float(environ.get(BACK_OFF, bucket.BACK_OFF_S))
     plan, folder, chance = board.plan, board.folder, random.Random(f"{seed} {name} {life}")
     log = (folder / f"log-{name}.jsonl").open("a", buffering=1)
 
