@@ -6,7 +6,6 @@ through, and every occurrence of strings that are known to identify the patients
 
 import re
 from collections.abc import Collection, Iterable, Iterator
-from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -102,7 +101,6 @@ def residual_phi(
     known: Collection[str] = (),
     roi_vocabulary: Collection[str] | None = None,
     profile: Profile | None = None,
-    beside: Executor | None = None,
 ) -> list[Finding]:
     """What is left of identity in stored objects: sorted distinct findings, empty when there is none.
 
@@ -110,14 +108,12 @@ def residual_phi(
     strings that identify these patients, e.g. from `identifying_values`; those that are too short are left out.
     With `roi_vocabulary`, structure names outside it are findings, and its `texts` are none; without, only `known` is looked for
     in structure names. Each object is held against the profile that it names, and has to name `profile` where that is given.
-    Pixels are looked through `beside` the rest, in the thread of that executor.
     """
-    scan = _Scan(known, roi_vocabulary, profile, beside)
+    scan = _Scan(known, roi_vocabulary, profile)
     found: set[Finding] = set()
     for name, ds in _objects(source):
         found.update(scan.name(name))
         found.update([Finding("file", "not a readable DICOM file")] if ds is None else scan.object(ds))
-    found.update(finding for finding, is_there in scan.pending if is_there.result())
     return sorted(found)
 
 
@@ -170,14 +166,9 @@ def _readable(ds: Dataset, tags: Iterable[BaseTag]) -> Iterator[DataElement]:
 
 class _Scan:
     def __init__(
-        self,
-        known: Collection[str],
-        roi_vocabulary: Collection[str] | None,
-        profile: Profile | None = None,
-        beside: Executor | None = None,
+        self, known: Collection[str], roi_vocabulary: Collection[str] | None, profile: Profile | None = None
     ) -> None:
-        self._demanded, self._beside = profile, beside
-        self.pending: list[tuple[Finding, Future[bool]]] = []
+        self._demanded = profile
         self._known = frozenset(text.strip().casefold() for text in known if _can_identify(text.strip()))
         self._parts = frozenset(text for text in self._known if len(text) >= MIN_PART_CHARS)
         self._squeezed = frozenset(text for text in map(_squeeze, self._known) if len(text) >= MIN_PART_CHARS)
@@ -266,10 +257,6 @@ class _Scan:
                 else:
                     yield from self._dataset(item, f"{path}{tag}[{number}]")
             return
-        if self._beside is not None and action is Action.PIXELS and isinstance(element.value, bytes):
-            is_there = self._beside.submit(self._bytes.found, element.value, pixels=self._is_uncompressed(element))
-            self.pending.append((Finding(f"{path}{tag}", KNOWN_STRING), is_there))
-            return
         for reason in self._texts(element, action) if isinstance(element.value, str) else self._value(element, action):
             yield Finding(f"{path}{tag}", reason)
 
@@ -326,13 +313,9 @@ class _Scan:
 
     def _contains_known(self, element: DataElement) -> bool:
         if isinstance(element.value, bytes):
-            pixels = _keyword(element.tag) == "PixelData" and self._is_uncompressed(element)
-            return self._bytes.found(element.value, pixels=pixels)
+            compressed = element.value.startswith(b"\xfe\xff\x00\xe0") and not self._run_length
+            return self._bytes.found(element.value, pixels=_keyword(element.tag) == "PixelData" and not compressed)
         return any(self._identifies(str(value)) for value in values(element.value))
-
-    def _is_uncompressed(self, pixels: DataElement) -> bool:
-        """Whether pixels are stored as they are, or run by run."""
-        return self._run_length or not pixels.value.startswith(b"\xfe\xff\x00\xe0")
 
     def _equals_known(self, element: DataElement) -> bool:
         """The same of an element of the right form: in a number, a UID or a date digits meet digits by chance."""

@@ -100,7 +100,7 @@ def _numbers(ds: "Dataset", keyword: str) -> list[float]:
 
 
 class Objects:
-    """De-identified objects of a case that are to be stored. Another thread hashes them, and looks through their pixels."""
+    """De-identified objects of a case that are to be stored, which another thread hashes."""
 
     def __init__(self) -> None:
         self.datasets: list[Dataset] = []
@@ -134,7 +134,7 @@ class Objects:
         order = sorted(range(len(self.datasets)), key=lambda number: text(self.datasets[number], "SOPInstanceUID"))
         datasets = [self.datasets[number] for number in order]
         encoded = list(map(Encoder().parts, datasets))
-        leaks = residual_phi(datasets, known=known, roi_vocabulary=vocabulary, profile=profile, beside=self._beside)
+        leaks = residual_phi(datasets, known=known, roi_vocabulary=vocabulary, profile=profile)
         if leaks:
             tags = sorted({str(leak.tag) for leak in leaks})
             raise CaseRejected(

@@ -530,7 +530,6 @@ def _serve(connection: Connection, notes: NoteFile) -> None:
             answer("next", None)
 
     keep_freed_memory()
-    sys.setswitchinterval(2e-4)  # a thread that hashes waits for its turn hundreds of times a second
     gc.freeze()  # what is imported stays, and is looked through no more
     connection.send_bytes(b"ready")
     while True:
