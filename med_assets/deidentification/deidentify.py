@@ -15,7 +15,7 @@ import hashlib
 import hmac
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 from pydicom import uid as uids
@@ -192,8 +192,7 @@ class Deidentifier:
             _fill_required(ds, out)
         for declared in self._declarations(walk.pseudonym, methods, received).values():
             out[declared.tag] = declared
-        syntax = _transfer_syntax(ds)
-        pixels = clean_pixels(ds, syntax)
+        pixels, syntax = clean_pixels(ds, _transfer_syntax(ds)), _transfer_syntax(ds)
         if lossy:  # pixels may be stored uncompressed, and have lost values all the same
             out.LossyImageCompression = "01"
         if pixels is not None:
@@ -275,13 +274,12 @@ class _Walk:
     def object(self, ds: Dataset, elements: Sequence[tuple[BaseTag, DataElement | RawDataElement]]) -> Dataset:
         """All of an object but its pixels, in UTF-8; what came before for this patient is taken over encoded."""
         repeated = self.keys.elements
-        character_set: DataElement | RawDataElement = self.keys.character_set(self.syntax)
+        out: dict[BaseTag, DataElement | RawDataElement] = {_CHARACTER_SET: self.keys.character_set(self.syntax)}
         around = repeated.surroundings(ds, self.pseudonym, self.days, self.syntax)
-        actions = self.keys.profile.actions
-        kept = [stored for tag, stored in elements if actions.get(tag) not in _APART]
-        made = repeated.each(ds, kept, around, partial(self._stored, ds), self._numbered_none)
-        out = {_CHARACTER_SET: character_set} | {element.tag: element for element in made if element is not None}
-        out[_CHARACTER_SET] = character_set
+        kept = [stored for tag, stored in elements if self.keys.profile.actions.get(tag) not in _APART]
+        for element in repeated.each(ds, kept, around, partial(self._stored, ds), self._numbered_none):
+            if element is not None and (tag := tag_of(element.tag)) is not _CHARACTER_SET:
+                out[tag] = element
         return Dataset(out)
 
     def _numbered_none(self) -> bool:
@@ -435,13 +433,10 @@ _own_identifiers = Facts(
 """The values of IDENTIFIERS that an object has."""
 
 
-_uid = lru_cache(UID)
-
-
 def _transfer_syntax(ds: Dataset) -> UID:
     meta = getattr(ds, "file_meta", None)
     if meta is not None and "TransferSyntaxUID" in meta:
-        return _uid(text(meta, "TransferSyntaxUID"))
+        return UID(text(meta, "TransferSyntaxUID"))
     implicit, little = ds.original_encoding
     if little is False:
         return uids.ExplicitVRBigEndian
@@ -449,32 +444,18 @@ def _transfer_syntax(ds: Dataset) -> UID:
 
 
 def _file_meta(out: Dataset, syntax: UID) -> FileMetaDataset:
-    version, syntax_uid, implementation, name = _fixed_meta(syntax)
-    sop_class, instance = text(out, "SOPClassUID"), text(out, "SOPInstanceUID")
-    elements = (
-        version,
-        _meta_text(0x00020002, sop_class),
-        _meta_text(0x00020003, instance),
-        syntax_uid,
-        implementation,
-        name,
-    )
-    return FileMetaDataset({element.tag: element for element in elements})
-
-
-def _meta_text(number: int, value: str, representation: str = "UI") -> RawDataElement:
-    return stored_text(tag_of(number), representation, value, uids.ExplicitVRLittleEndian)
-
-
-@lru_cache
-def _fixed_meta(syntax: UID) -> tuple[RawDataElement, ...]:
-    """Elements of the file meta that are the same in all files of a transfer syntax."""
-    return (
-        RawDataElement(tag_of(0x00020001), "OB", 2, b"\0\1", 0, False, True),
-        _meta_text(0x00020010, syntax),
-        _meta_text(0x00020012, IMPLEMENTATION_UID),
-        _meta_text(0x00020013, IMPLEMENTATION_VERSION, "SH"),
-    )
+    version = RawDataElement(tag_of(0x00020001), "OB", 2, b"\0\1", 0, False, True)
+    texts = [
+        stored_text(tag_of(number), representation, value, uids.ExplicitVRLittleEndian)
+        for number, representation, value in (
+            (0x00020002, "UI", text(out, "SOPClassUID")),
+            (0x00020003, "UI", text(out, "SOPInstanceUID")),
+            (0x00020010, "UI", syntax),
+            (0x00020012, "UI", IMPLEMENTATION_UID),
+            (0x00020013, "SH", IMPLEMENTATION_VERSION),
+        )
+    ]
+    return FileMetaDataset({element.tag: element for element in (version, *texts)})
 
 
 def _same(element: DataElement) -> DataElement:

@@ -52,9 +52,6 @@ MIN_NAME_CHARS = 3
 MIN_PART_CHARS = 4
 """Longer names are found as a part of a word too, shorter ones as a whole word."""
 
-KNOWN_STRING = "contains a known identifying string"
-"""Reason of a finding."""
-
 _PSEUDONYM = re.compile(r"[0-9a-f]{16}\Z")
 _HASH = re.compile(r"[0-9a-f]{16,128}\Z")
 _KEYED_UID = re.compile(r"2\.25\.[0-9]{1,39}\Z")
@@ -126,7 +123,7 @@ def identifying_values(ds: Dataset, repeated: Repeated[frozenset[str]] | None = 
     around = repeated.surroundings(ds)
     found: set[str] = set()
     with disable_value_validation():  # its warnings quote the values
-        elements = [stored for tag, stored in ds.items() if stored.VR not in _NEVER_IDENTIFY or tag in _IDENTIFIER_TAGS]
+        elements = [stored for _, stored in ds.items()]
         for texts in repeated.each(ds, elements, around, lambda stored: _identifying(ds, stored.tag)):
             found |= texts
     return frozenset(found)
@@ -222,7 +219,7 @@ class _Scan:
             and self._contains_known(element)
             and not registered(str(element.value))
         ):
-            return (Finding(str(element.tag), KNOWN_STRING),)
+            return (Finding(str(element.tag), "contains a known identifying string"),)
         return ()
 
     def _dataset(self, ds: Dataset, path: str) -> Iterator[Finding]:
@@ -276,7 +273,7 @@ class _Scan:
             yield f"{_keyword(element.tag)} has a value that the profile does not let through ({name})"
         identifies = self._equals_known if verdict is None and action is not None else self._contains_known
         if verdict is not True and identifies(element):
-            yield KNOWN_STRING
+            yield "contains a known identifying string"
 
     def _verdict(self, element: DataElement, action: Action) -> bool | None:
         """False: not let through; True: from a closed vocabulary; None: of the right form, but could hold a name."""
@@ -309,7 +306,7 @@ class _Scan:
     def _known_in(self, item: Dataset, path: str) -> Iterator[Finding]:
         for keyword in sorted(CODE_ELEMENTS & set(item.dir())):
             if self._contains_known(item[keyword]):
-                yield Finding(f"{path}{item[keyword].tag}", KNOWN_STRING)
+                yield Finding(f"{path}{item[keyword].tag}", "contains a known identifying string")
 
     def _contains_known(self, element: DataElement) -> bool:
         if isinstance(element.value, bytes):

@@ -64,10 +64,7 @@ def text(dataset: Dataset, keyword: str) -> str:
     """Return an element's value as stripped text, empty where it is absent."""
     from med_assets.dicom.undecoded import plain, tag_of_keyword
 
-    element: object = dataset.get_item(tag_of_keyword(keyword), keep_deferred=True)
-    if element is None:
-        return ""
-    if (stored := plain(element)) is not None:
+    if (stored := plain(dataset.get_item(tag_of_keyword(keyword), keep_deferred=True))) is not None:
         return stored
     with quietly():
         value = dataset.get(keyword)

@@ -1,10 +1,9 @@
 """DICOM files from elements of which most are encoded already: only the others are encoded, and pixels are copied once."""
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 from io import BytesIO
-from operator import is_
 
 from pydicom.config import disable_value_validation
 from pydicom.dataelem import DataElement, RawDataElement
@@ -72,55 +71,31 @@ def to_bytes(ds: Dataset) -> bytes:
 
 def to_parts(ds: Dataset) -> tuple[bytes, ...]:
     """The file in parts that follow each other, of which one is the value of PixelData, which is not copied."""
-    return Encoder().parts(ds)
-
-
-class Encoder:
-    """Encodes one object after the other: an element that the last one had too is not encoded again."""
-
-    def __init__(self) -> None:
-        self._syntax, self._last = UID(""), list[DataElement | RawDataElement | None]()
-        self._encoded: list[bytes] = []
-
-    def parts(self, ds: Dataset) -> tuple[bytes, ...]:
-        """The file in parts that follow each other, of which one is the value of PixelData, which is not copied."""
-        with disable_value_validation():  # numbers keep the digits they came with, even where a DS has more than 16
-            syntax = UID(text(ds.file_meta, "TransferSyntaxUID"))
-            elements = [element for _, element in in_order(ds)]
-            new = self._new(elements, syntax)
-            if (
-                syntax == DeflatedExplicitVRLittleEndian
-                or getattr(ds, "preamble", None)
-                or not _is_complete(ds)
-                or not all(_fits(elements[number], syntax) for number in new)
-            ):
-                buffer = BytesIO()
-                ds.save_as(buffer, enforce_file_format=True)
-                self._last = []
-                return (buffer.getvalue(),)
-            at, pixels, end = len(elements), b"", b""
-            for number in new:
-                element = elements[number]
-                if is_short(element):
-                    self._encoded[number] = _stored_bytes(element)
-                elif isinstance(element, DataElement) and element.tag == _PIXEL_DATA:
-                    self._last[number] = None
-                    self._encoded[number], pixels, end = _parts(element, syntax)
-                    at = number + 1
-                else:
-                    self._last[number] = None
-                    self._encoded[number] = b"".join(_parts(element, syntax))
-            before = b"".join([bytes(128), b"DICM", _meta(ds.file_meta), *self._encoded[:at]])
-            return before, pixels, b"".join([end, *self._encoded[at:]])
-
-    def _new(self, elements: list[DataElement | RawDataElement], syntax: UID) -> Sequence[int]:
-        """Which elements are to be encoded, by number; keeps what was encoded of the others."""
-        if syntax == self._syntax and len(elements) == len(self._last):
-            new: Sequence[int] = [number for number, same in enumerate(map(is_, elements, self._last)) if not same]
-        else:
-            new, self._encoded = range(len(elements)), [b""] * len(elements)
-        self._syntax, self._last = syntax, list(elements)
-        return new
+    with disable_value_validation():  # numbers keep the digits they came with, even where a DS has more than 16
+        syntax = UID(text(ds.file_meta, "TransferSyntaxUID"))
+        elements = [element for _, element in in_order(ds)]
+        if (
+            syntax == DeflatedExplicitVRLittleEndian
+            or getattr(ds, "preamble", None)
+            or not _is_complete(ds)
+            or not all(_fits(element, syntax) for element in elements)
+        ):
+            buffer = BytesIO()
+            ds.save_as(buffer, enforce_file_format=True)
+            return (buffer.getvalue(),)
+        before = [bytes(128), b"DICM", _meta(ds.file_meta)]
+        pixels, behind = b"", list[bytes]()
+        for element in elements:
+            part = before if not pixels else behind
+            if is_short(element):
+                part.append(_stored_bytes(element))
+            elif isinstance(element, DataElement) and element.tag == _PIXEL_DATA:
+                header, pixels, end = _parts(element, syntax)
+                before.append(header)
+                behind.append(end)
+            else:
+                part += _parts(element, syntax)
+        return b"".join(before), pixels, b"".join(behind)
 
 
 @lru_cache(MOST)

@@ -6,10 +6,9 @@ the key. Sequences are one element with all that is in them. Private elements, w
 element reserves, and long values, which rarely repeat, are never kept.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from functools import partial
 from itertools import count
-from operator import is_
 from typing import Generic, TypeGuard, TypeVar
 
 from pydicom.dataelem import DataElement, RawDataElement
@@ -25,6 +24,7 @@ MOST = 1 << 13
 
 _CHARACTER_SET, _PIXEL_REPRESENTATION, _PIXEL_DATA = tag_of(0x00080005), tag_of(0x00280103), tag_of(0x7FE00010)
 _MISSING = object()
+_NOTHING = None, None
 
 
 class Repeated(Generic[T]):
@@ -33,8 +33,8 @@ class Repeated(Generic[T]):
     def __init__(self) -> None:
         self._numbers, self._surroundings = count(), dict[Hashable, int]()
         self._kept: dict[Hashable, T] = {}
-        self._last: dict[int, tuple[list[RawDataElement | DataElement | None], list[T | None]]] = {}
-        """By surroundings the elements of the last object, in its order, and what was made of each; None of those that were not kept."""
+        self._last: dict[int, list[tuple[RawDataElement | None, T | None]]] = {}
+        """By surroundings the elements of the last object that were kept, in its order, and what was made of each."""
 
     def surroundings(self, ds: Dataset, *more: Hashable) -> int:
         """A number that stands for all that elements of `ds` depend on beside themselves; `more` is what the caller adds to that."""
@@ -51,22 +51,20 @@ class Repeated(Generic[T]):
     def each(
         self,
         ds: Dataset,
-        elements: Sequence[RawDataElement | DataElement],
+        elements: Iterable[RawDataElement | DataElement],
         surroundings: int,
         make: Callable[[RawDataElement | DataElement], T],
         keep: Callable[[], bool] | None = None,
-    ) -> list[T]:
-        """Return what `of` returns for each of `elements` of `ds`: for those that were the same objects in the last call, what it returned then."""
-        kept, before = self._kept, self._last.get(surroundings, ([], []))
-        now: list[RawDataElement | DataElement | None] = list(elements)
-        if len(now) == len(before[0]):
-            out = before[1].copy()
-            new: Iterable[int] = [number for number, same in enumerate(map(is_, now, before[0])) if not same]
-        else:
-            out, new = [None] * len(now), range(len(now))
-        again = []
-        for number in new:
-            stored = elements[number]
+    ) -> Iterator[T]:
+        """Yield what `of` returns for each of `elements` of `ds`: of those that were the same objects in the last call without a look-up."""
+        kept, now = self._kept, list[tuple[RawDataElement | None, T | None]]()
+        last, self._last[surroundings] = iter(self._last.get(surroundings, ())), now
+        for stored in elements:
+            before = next(last, _NOTHING)
+            if before[0] is stored:
+                now.append(before)
+                yield before[1]  # type: ignore[misc]  # what was made of it
+                continue
             # `is_kept` and `anywhere` in place: a slice has 200 of them in all.
             if (
                 type(stored) is RawDataElement
@@ -75,15 +73,11 @@ class Repeated(Generic[T]):
             ):
                 made = kept.get((surroundings, anywhere(stored) if stored.value_tell else stored), _MISSING)
                 if made is not _MISSING:
-                    out[number] = made  # type: ignore[assignment]  # no longer what is missing
+                    now.append((stored, made))  # type: ignore[arg-type]  # no longer what is missing
+                    yield made  # type: ignore[misc]  # no longer what is missing
                     continue
-            out[number] = self.of(ds, stored, surroundings, partial(make, stored), keep)
-            again.append(number)
-        last = out.copy() if again else out
-        for number in again:
-            now[number] = last[number] = None
-        self._last[surroundings] = now, last
-        return out  # type: ignore[return-value]  # each has what was made of it
+            now.append(_NOTHING)
+            yield self.of(ds, stored, surroundings, partial(make, stored), keep)
 
     def of(
         self,
@@ -123,11 +117,7 @@ def is_kept(stored: RawDataElement | DataElement) -> TypeGuard[RawDataElement]:
 
 def in_order(ds: Dataset) -> list[tuple[BaseTag, RawDataElement | DataElement]]:
     """Elements of a dataset by tag, as they are stored."""
-    elements = dict(ds.items())
-    tags = list(map(int, elements))  # tags themselves take ten times as long to compare
-    if tags == sorted(tags):
-        return list(elements.items())
-    return [item for _, item in sorted(zip(tags, elements.items(), strict=True))]
+    return sorted(ds.items(), key=lambda item: int(item[0]))
 
 
 def _content(stored: RawDataElement | DataElement | None) -> Hashable:

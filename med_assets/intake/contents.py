@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Collection, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,68 +99,54 @@ def _numbers(ds: "Dataset", keyword: str) -> list[float]:
         ) from None
 
 
-class Objects:
-    """De-identified objects of a case that are to be stored, which another thread hashes."""
+def store_objects(
+    datasets: list["Dataset"],
+    known: set[str],
+    folder: Path,
+    vocabulary: Collection[str],
+    profile: "Profile",
+) -> tuple[Content, dict[str, str]]:
+    """Write de-identified objects to `folder` once no identity is found in them; what they are, and SHA-256 of each by name.
 
-    def __init__(self) -> None:
-        self.datasets: list[Dataset] = []
-        self._hashes: list[Future[str] | None] = []
-        self._beside = ThreadPoolExecutor(1, thread_name_prefix="hashes")
+    Another thread hashes while this one looks for identity.
+    """
+    from med_assets.deidentification.residual import residual_phi
+    from med_assets.dicom.elements import text
+    from med_assets.dicom.encoded import to_parts
+    from med_assets.dicom.write import is_synthetic
 
-    def __enter__(self) -> "Objects":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._beside.shutdown(cancel_futures=True)
-
-    def add(self, ds: "Dataset") -> None:
-        """Add an object, whose pixels, positions and contours stay as they are."""
-        self.datasets.append(ds)
-        content = _content(ds)
-        self._hashes.append(None if content is None else self._beside.submit(digest, *content))
-
-    def store(
-        self, known: set[str], folder: Path, vocabulary: Collection[str], profile: "Profile"
-    ) -> tuple[Content, dict[str, str]]:
-        """Write the objects to `folder` once no identity is found in them; what they are, and SHA-256 of each by name.
-
-        Raises CaseRejected("residual_phi").
-        """
-        from med_assets.deidentification.residual import residual_phi
-        from med_assets.dicom.elements import text
-        from med_assets.dicom.encoded import Encoder
-        from med_assets.dicom.write import is_synthetic
-
-        order = sorted(range(len(self.datasets)), key=lambda number: text(self.datasets[number], "SOPInstanceUID"))
-        datasets = [self.datasets[number] for number in order]
-        encoded = list(map(Encoder().parts, datasets))
+    datasets.sort(key=lambda ds: text(ds, "SOPInstanceUID"))
+    with ThreadPoolExecutor(1, thread_name_prefix="hashes") as beside:
+        encoded = list(map(to_parts, datasets))
+        of_files = [beside.submit(_sha256, parts) for parts in encoded]
+        of_objects = [content and beside.submit(digest, *content) for content in map(_content, datasets)]
         leaks = residual_phi(datasets, known=known, roi_vocabulary=vocabulary, profile=profile)
         if leaks:
+            beside.shutdown(cancel_futures=True)
             tags = sorted({str(leak.tag) for leak in leaks})
             raise CaseRejected(
                 "residual_phi",
                 f"expected no identity after de-identification, got some in {tags}; nothing was stored, report the tags",
             )
-        of_files = [self._beside.submit(_sha256, parts) for parts in encoded]
         folder.mkdir(parents=True)
         names = [f"{number:04d}.dcm" for number in range(len(datasets))]
         for name, parts in zip(names, encoded, strict=True):
-            with open(f"{folder}/{name}", "wb") as stream:
+            with (folder / name).open("wb") as stream:
                 stream.writelines(parts)
         hashes = {name: of_file.result() for name, of_file in zip(names, of_files, strict=True)}
-        parts_of = [None if (made := self._hashes[number]) is None else made.result() for number in order]
-        version = digest(list(hashes.values()))
-        images = [text(ds, "Modality") in IMAGES for ds in datasets]
-        given = {text(ds, "ClinicalTrialSiteID") for ds, image in zip(datasets, images, strict=True) if image}
-        written = Content(
-            version,
-            digest(sorted(filter(None, parts_of))),
-            digest(sorted(part for part, image in zip(parts_of, images, strict=True) if part and image)),
-            f"raw/{version}",
-            next(iter(given - {""}), None) if len(given) == 1 else None,
-            any(is_synthetic(ds) for ds in datasets),
-        )
-        return written, hashes
+        parts_of = [of_object and of_object.result() for of_object in of_objects]
+    version = digest(list(hashes.values()))
+    images = [text(ds, "Modality") in IMAGES for ds in datasets]
+    given = {text(ds, "ClinicalTrialSiteID") for ds, image in zip(datasets, images, strict=True) if image}
+    written = Content(
+        version,
+        digest(sorted(filter(None, parts_of))),
+        digest(sorted(part for part, image in zip(parts_of, images, strict=True) if part and image)),
+        f"raw/{version}",
+        next(iter(given - {""}), None) if len(given) == 1 else None,
+        any(is_synthetic(ds) for ds in datasets),
+    )
+    return written, hashes
 
 
 def _sha256(parts: Iterable[bytes]) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from med_assets import program as programs
 from med_assets.dicom import archives
 from med_assets.errors import CaseRejected, DiskFull
-from med_assets.intake.contents import Content, Objects
+from med_assets.intake.contents import Content, store_objects
 from med_assets.intake.grouping import group_by_patient
 from med_assets.intake.parts import (
     CASES,
@@ -551,10 +551,9 @@ class EntryReader:
                 raise CaseRejected(*_why(refusals))
             labelled = chosen.verify(cases[0])
             datasets = [ds if one.path == path else discover.load(one) for one in cases[0].instances]
-            with disk_full_guard(self.task.ws.home), Objects() as objects:
-                list(map(objects.add, datasets))
-                content, hashes = objects.store(
-                    known, folder, chosen.roi_vocabulary(self.task.ws), self.deidentifier.profile
+            with disk_full_guard(self.task.ws.home):
+                content, hashes = store_objects(
+                    datasets, known, folder, chosen.roi_vocabulary(self.task.ws), self.deidentifier.profile
                 )
         except Exception as error:
             return self._refused(error, parent.case_id, 1, parent.patient_id)
@@ -579,21 +578,21 @@ class EntryReader:
         from med_assets.dicom.repeated import Repeated
 
         search = TextInPixels.of(self.task.ws, self.task.program, self.task.batch, key.removeprefix("case "))
-        tally, known, repeated = Tally(self.deidentifier.profile), set[str](), Repeated[frozenset[str]]()
-        with Objects() as objects:
-            for position, instance in enumerate(case.instances):
-                n_bytes = size_of(instance.path) if instance.parsed is None else instance.parsed.n_bytes
-                self._step(key, n_bytes / BYTES_PER_S)
-                ds = load(instance)
-                if instance.parsed is not None:
-                    instance.parsed.drop()
-                known |= identifying_values(ds, repeated)
-                found = None if search is None else search.cleaned(ds, position, lambda: self._step(key, 0.0))
-                cleaned, blanked = (ds, False) if found is None else (found.ds, found.boxes > 0)
-                objects.add(self.deidentifier.apply(cleaned, text_blanked=blanked))
-                tally.add(ds, objects.datasets[-1])
-            self._step(key, together_s)
-            for ds in objects.datasets:
-                self.deidentifier.without_identifiers(ds, known)  # those of the other objects of the case too
-            names = programs.get(self.task.program).roi_vocabulary(self.task.ws)
-            return *objects.store(known, folder, names, self.deidentifier.profile), tally.counts()
+        tally, datasets, known, repeated = Tally(self.deidentifier.profile), [], set(), Repeated[frozenset[str]]()
+        for position, instance in enumerate(case.instances):
+            self._step(key, instance.path.stat().st_size / BYTES_PER_S)
+            ds = load(instance)
+            if instance.parsed is not None:
+                instance.parsed.drop()
+            known |= set(identifying_values(ds, repeated))
+            received, n_boxes = ds, 0
+            if search is not None:
+                found = search.cleaned(ds, position, lambda: self._step(key, 0.0))
+                ds, n_boxes = found.ds, found.boxes
+            datasets.append(self.deidentifier.apply(ds, text_blanked=n_boxes > 0))
+            tally.add(received, datasets[-1])
+        self._step(key, together_s)
+        for ds in datasets:
+            self.deidentifier.without_identifiers(ds, known)  # those of the other objects of the case too
+        vocabulary = programs.get(self.task.program).roi_vocabulary(self.task.ws)
+        return *store_objects(datasets, known, folder, vocabulary, self.deidentifier.profile), tally.counts()

@@ -11,7 +11,7 @@ from med_assets.deidentification.deidentify import Deidentifier
 from med_assets.deidentification.profiles import STRICT
 from med_assets.dicom.discover import load, scan
 from med_assets.errors import CaseRejected
-from med_assets.intake.contents import Objects, content_hash
+from med_assets.intake.contents import content_hash, store_objects
 from med_assets.program import get
 from med_assets.programs.rt_dose.phantom import write_case
 from med_assets.settings import Workspace
@@ -58,10 +58,7 @@ def test_what_is_named_of_stored_objects_is_what_their_files_hold(workspace: Wor
     expected, images = content_hash(objects), content_hash([one for one in objects if one.Modality == "CT"])
     vocabulary = get("rt_dose").roi_vocabulary(workspace)
     again = deidentified(workspace, tmp_path / "case")
-    with Objects() as to_store:
-        for each in again:
-            to_store.add(each)
-        content, hashes = to_store.store({"SMITH"}, tmp_path / "stored", vocabulary, STRICT)
+    content, hashes = store_objects(again, {"SMITH"}, tmp_path / "stored", vocabulary, STRICT)
     assert (content.content_hash, content.images_hash) == (expected, images)
     assert hashes == folder_hashes(tmp_path / "stored")
     assert len(hashes) == len(objects)
@@ -86,11 +83,9 @@ def test_nothing_is_stored_of_objects_in_whose_pixels_identity_is_found(workspac
 
 def refused_for(objects: list[Dataset], folder: Path, ws: Workspace) -> str:
     """The tag for which objects are refused, of which nothing is stored."""
-    with Objects() as to_store:
-        for each in objects:
-            to_store.add(each)
-        with pytest.raises(CaseRejected) as refused:
-            to_store.store({"SMITH", "MCGILLICUDDY"}, folder, get("rt_dose").roi_vocabulary(ws), STRICT)
+    vocabulary = get("rt_dose").roi_vocabulary(ws)
+    with pytest.raises(CaseRejected) as refused:
+        store_objects(objects, {"SMITH", "MCGILLICUDDY"}, folder, vocabulary, STRICT)
     assert refused.value.code == "residual_phi"
     assert not folder.exists()
     return refused.value.message.partition("['")[2].partition("']")[0]
