@@ -16,10 +16,10 @@ import sensors  # noqa: E402 - after the filters above
 from assets import jobs  # noqa: E402 - after the filters above
 from med_assets.storage import logs  # noqa: E402 - after the filters above
 from med_assets.storage.files import keep_private  # noqa: E402 - after the filters above
-from resources import json_log, sqlite  # noqa: E402 - after the filters above
+from resources import json_log, late_sqlite  # noqa: E402 - after the filters above
 
 keep_private()
-sqlite.keep_engines()
+late_sqlite.keep_engines()
 if logs.is_json():
     logs.configure(stream=json_log.install())
 graph = assets.build()

@@ -9,8 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import dagster as dg
-from dagster._core.storage.runs import SqliteRunStorage, SqlRunStorage
-from dagster._core.storage.runs.schema import KeyValueStoreTable
 
 BEAT_S = 15.0
 """Seconds between two signs of life of a run's process."""
@@ -21,7 +19,10 @@ SILENT_S = 180.0
 
 def shared(instance: dg.DagsterInstance) -> bool:
     """Whether other machines may use the instance: its record is a database server."""
-    return instance.is_persistent and not isinstance(instance.run_storage, SqliteRunStorage)
+    # By name, since the class comes with SQLAlchemy and Alembic, which who loads the definitions may never need.
+    return instance.is_persistent and all(
+        kind.__name__ != "SqliteRunStorage" for kind in type(instance.run_storage).__mro__
+    )
 
 
 def _key(run_id: str) -> str:
@@ -68,7 +69,6 @@ def signs(instance: dg.DagsterInstance, run_ids: Iterable[str]) -> Mapping[str, 
 
 def forget(instance: dg.DagsterInstance, run_id: str) -> None:
     """Remove the sign of a run that ended."""
-    storage = instance.run_storage
-    if isinstance(storage, SqlRunStorage):
-        with storage.connect() as connection:
-            connection.execute(KeyValueStoreTable.delete().where(KeyValueStoreTable.c.key == _key(run_id)))
+    from resources.signs import remove
+
+    remove(instance, _key(run_id))

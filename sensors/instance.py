@@ -7,8 +7,6 @@ its databases each time: 25 ms of CPU, several times what an idle tick does itse
 import dagster as dg
 from dagster._core.instance.ref import InstanceRef
 
-from assets.pools import make_pools
-
 _opened: list[tuple[InstanceRef, dg.DagsterInstance]] = []
 """The instance opened last, with what it was opened by."""
 
@@ -19,6 +17,8 @@ def instance_of(context: dg.SensorEvaluationContext) -> dg.DagsterInstance:
     if ref is None:
         return context.instance
     if not _opened or _opened[-1][0] != ref:
+        from assets.pools import make_pools
+
         _opened[:] = [(ref, dg.DagsterInstance.from_ref(ref))]
         make_pools(_opened[-1][1])
     return _opened[-1][1]

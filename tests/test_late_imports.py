@@ -11,7 +11,7 @@ HEAVY = {
     # files and pictures
     "pydicom", "pynetdicom", "cryptography", "rapidocr", "highdicom", "nibabel", "nrrd", "rle", "PIL", "matplotlib", "jinja2", "nbformat", "nbclient", "jupyter_client",
     # the world outside
-    "tqdm", "boto3", "botocore", "s3transfer", "moto", "werkzeug", "great_expectations", "huggingface_hub", "mlcroissant", "umap", "mlflow", "wandb", "kubernetes", "urllib3",
+    "tqdm", "boto3", "botocore", "s3transfer", "moto", "werkzeug", "great_expectations", "huggingface_hub", "mlcroissant", "umap", "mlflow", "wandb", "kubernetes", "urllib3", "sqlalchemy", "alembic",
     # what `med-assets --help` does without
     "click", "pydantic", "yaml", "hydra", "omegaconf", "psutil",
 }  # fmt: skip
@@ -42,3 +42,7 @@ def test_reading_files_of_the_landing_zone_loads_no_library_that_only_preparatio
         name: sorted(loaded_by(name) & {"scipy", "torch", "monai", "pandas", "skimage", "psutil"}) for name in reading
     } == {name: [] for name in reading}
     assert "pydantic" not in loaded_by("med_assets.intake.reader")  # experiments need it, and some programs
+
+
+def test_the_definitions_load_no_library_of_databases() -> None:
+    assert not {"sqlalchemy", "alembic"} & loaded_by("definitions")

@@ -1,6 +1,8 @@
 """Dagster's record in SQLite is what it is without kept engines, and costs one engine for each database."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import dagster as dg
@@ -80,3 +82,22 @@ def test_an_engine_with_a_pool_or_other_options_is_another_one() -> None:
     assert sqlite.create_engine(url, poolclass=NullPool) is plain
     assert sqlite.create_engine(url, poolclass=NullPool, connect_args={"timeout": 30}) is not plain
     assert sqlite.create_engine(url, poolclass=StaticPool) is not plain  # type: ignore[arg-type] # as a later Dagster may ask
+
+
+LATE = """
+import sys, dagster as dg
+from resources import late_sqlite
+late_sqlite.keep_engines()
+before = "resources.sqlite" in sys.modules
+with dg.DagsterInstance.local_temp(sys.argv[1]) as instance:
+    instance.get_runs_count()
+from dagster._core.storage.event_log.sqlite.sqlite_event_log import create_engine as events
+from dagster._core.storage.runs.sqlite.sqlite_run_storage import create_engine as runs
+from dagster._core.storage.schedules.sqlite.sqlite_schedule_storage import create_engine as schedules
+print(before, *(made.__module__ for made in (events, runs, schedules)))
+"""
+
+
+def test_engines_are_kept_from_the_first_instance_on_and_sqlalchemy_comes_with_it(home: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", LATE, str(home)], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", *["resources.sqlite"] * 3]

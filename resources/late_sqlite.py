@@ -1,0 +1,42 @@
+"""`resources.sqlite` for processes that load the definitions: it comes with Dagster's storages in SQLite, and not before them.
+
+They import SQLAlchemy and Alembic, 0.3 s of CPU, which a process that opens no instance, or one in PostgreSQL, needs later or never.
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from types import ModuleType
+
+FIRST = "dagster._core.storage.event_log.sqlite.sqlite_event_log"
+"""The storage that every instance in SQLite has."""
+
+
+class _Loader(SourceFileLoader):
+    """Loads that storage, and lets all three keep their engines."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        super().exec_module(module)
+        import_module("resources.sqlite").keep_engines()
+
+
+class _Finder:
+    """Finds that storage alone."""
+
+    @staticmethod
+    def find_spec(name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name != FIRST:
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is not None and isinstance(spec.loader, SourceFileLoader):
+            spec.loader = _Loader(spec.loader.name, spec.loader.path)
+        return spec
+
+
+def keep_engines() -> None:
+    """Let the storages of this process keep their engines and migrations as soon as they are there."""
+    if FIRST in sys.modules:
+        import_module("resources.sqlite").keep_engines()
+    elif _Finder not in sys.meta_path:
+        sys.meta_path.insert(0, _Finder)
