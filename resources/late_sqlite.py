@@ -4,10 +4,11 @@ They import SQLAlchemy and Alembic, 0.3 s of CPU, which a process that opens no 
 """
 
 import sys
-from collections.abc import Sequence
 from importlib import import_module
-from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from importlib.machinery import SourceFileLoader
 from types import ModuleType
+
+from med_assets.storage.altered import load_by
 
 FIRST = "dagster._core.storage.event_log.sqlite.sqlite_event_log"
 """The storage that every instance in SQLite has."""
@@ -21,22 +22,9 @@ class _Loader(SourceFileLoader):
         import_module("resources.sqlite").keep_engines()
 
 
-class _Finder:
-    """Finds that storage alone."""
-
-    @staticmethod
-    def find_spec(name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name != FIRST:
-            return None
-        spec = PathFinder.find_spec(name, path, target)
-        if spec is not None and isinstance(spec.loader, SourceFileLoader):
-            spec.loader = _Loader(spec.loader.name, spec.loader.path)
-        return spec
-
-
 def keep_engines() -> None:
     """Let the storages of this process keep their engines and migrations as soon as they are there."""
     if FIRST in sys.modules:
         import_module("resources.sqlite").keep_engines()
-    elif _Finder not in sys.meta_path:
-        sys.meta_path.insert(0, _Finder)
+    else:
+        load_by(_Loader, (FIRST,))

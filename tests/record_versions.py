@@ -32,6 +32,7 @@ PLUMBING = {
     "storage.files.disk_full": "turns a full disk into an error",
     "storage.files.sync": "writes through to the disk",
     "storage.files.replacing": "lets a file appear whole",
+    "storage.altered": "says when libraries are imported",
     "storage.lean_monai": "says when libraries are imported",
     "storage.lean_torchmetrics": "says when libraries are imported",
     "storage.progress": "says how far a stage is",

@@ -7,13 +7,15 @@ so are those libraries. That takes 1 s.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from importlib import import_module
-from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from importlib.machinery import SourceFileLoader
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
+
+from med_assets.storage.altered import load_by
 
 LATE = (
     "transformers", "cv2", "sklearn", "huggingface_hub", "tifffile", "pandas", "matplotlib", "requests", "mlflow",
@@ -87,20 +89,6 @@ class _Loader(SourceFileLoader):
         monai.__getattr__ = partial(_package, monai)  # type: ignore[method-assign]  # PEP 562
 
 
-class _Finder:
-    """Finds that module alone."""
-
-    @staticmethod
-    def find_spec(name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name != "monai.utils.module":
-            return None
-        spec = PathFinder.find_spec(name, path, target)
-        if spec is not None and isinstance(spec.loader, SourceFileLoader):
-            spec.loader = _Loader(spec.loader.name, spec.loader.path)
-        return spec
-
-
 def import_lazily() -> None:
     """Let this process import MONAI as it uses it, unless it has imported it already."""
-    if _Finder not in sys.meta_path:
-        sys.meta_path.insert(0, _Finder)
+    load_by(_Loader, ("monai.utils.module",))

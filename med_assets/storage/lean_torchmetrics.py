@@ -6,10 +6,10 @@ computed, and `scipy.signal`, without that name, with whoever imports it.
 """
 
 import sys
-from collections.abc import Sequence
-from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from importlib.machinery import SourceFileLoader
 from types import ModuleType
 
+from med_assets.storage.altered import load_by
 from med_assets.storage.lean_monai import Late
 
 LATE = {"torchmetrics": "scipy.signal", "torchmetrics.functional.text.bert": "transformers"}
@@ -34,20 +34,6 @@ class _Loader(SourceFileLoader):
                 del sys.modules[library]
 
 
-class _Finder:
-    """Finds the modules of `LATE` alone."""
-
-    @staticmethod
-    def find_spec(name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name not in LATE:
-            return None
-        spec = PathFinder.find_spec(name, path, target)
-        if spec is not None and isinstance(spec.loader, SourceFileLoader):
-            spec.loader = _Loader(spec.loader.name, spec.loader.path)
-        return spec
-
-
 def import_lazily() -> None:
     """Let this process import TorchMetrics without those libraries, unless it has imported it already."""
-    if _Finder not in sys.meta_path:
-        sys.meta_path.insert(0, _Finder)
+    load_by(_Loader, LATE)
