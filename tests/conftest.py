@@ -8,7 +8,8 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -136,6 +137,22 @@ file with its first, which no other takes over."""
 
 
 gc.disable()  # nothing that collection imports is garbage, and looking for some takes a sixth of its time
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Each of several processes imports another part of all tests first: in a fresh clone, where asserts are rewritten as they are imported
+    and kept on disk, each file is so once.
+    """
+    worker_id, given = os.environ.get("PYTEST_XDIST_WORKER", ""), [Path(name).resolve() for name in session.config.args]
+    if not worker_id or given != [REPOSITORY / "tests"]:
+        return
+    files = sorted((REPOSITORY / "tests").rglob("test_*.py"))
+    first = int(worker_id.removeprefix("gw")) * len(files) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    for path in files[first:] + files[:first]:
+        if not pytest_ignore_collect(path, session.config):
+            with suppress(Exception, pytest.skip.Exception):  # it says so again when it is collected
+                import_module(".".join(path.relative_to(REPOSITORY).with_suffix("").parts))
 
 
 @pytest.hookimpl(optionalhook=True)
