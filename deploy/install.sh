@@ -9,5 +9,5 @@ torch=$(grep '^torch==' constraints.txt)
 # torch comes first and alone, so that a wheel for this machine (CPU or CUDA) is chosen before anything depends on it.
 "$python" -m pip install --quiet --no-compile ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} "$torch" -c constraints.txt
 "$python" -m pip install --quiet --no-compile --editable ".[$extras]" -c constraints.txt
-# pip would compile 30,000 files on one core. Some are templates and compile nowhere, so the exit status says nothing.
-"$python" -m compileall -q -j 0 "$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" > /dev/null || true
+# pip would compile 30,000 files on one core. Some are templates, which compile nowhere.
+"$python" -c 'import compileall, sysconfig; compileall.compile_dir(sysconfig.get_path("purelib"), quiet=2, workers=0)'

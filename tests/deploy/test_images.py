@@ -254,12 +254,14 @@ def test_install_chooses_torch_first_and_another_index_where_one_is_named(tmp_pa
             check=True,
         )
     calls = (tmp_path / "calls").read_text().splitlines()
+    assert ["compileall.compile_dir(" in call for call in calls] == [False, False, True] * 2
+    calls = [call for call in calls if not call.startswith("-c ")]
     pinned = "-c constraints.txt "
     assert calls == [
-        f"-m pip install --quiet {torch} {pinned}",
-        f"-m pip install --quiet --editable .[cards,ocr] {pinned}",
-        f"-m pip install --quiet --extra-index-url https://wheels.example.org/cpu {torch} {pinned}",
-        f"-m pip install --quiet --editable .[cards,ocr] {pinned}",
+        f"-m pip install --quiet --no-compile {torch} {pinned}",
+        f"-m pip install --quiet --no-compile --editable .[cards,ocr] {pinned}",
+        f"-m pip install --quiet --no-compile --extra-index-url https://wheels.example.org/cpu {torch} {pinned}",
+        f"-m pip install --quiet --no-compile --editable .[cards,ocr] {pinned}",
     ]
 
 
