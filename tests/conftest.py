@@ -130,6 +130,7 @@ DRILLS = (
     "tests/med_assets/network/test_send.py",
     "tests/med_assets/training/test_preloaded.py",
     "tests/med_assets/s3/test_shared_predictions.py",
+    "tests/med_assets/site/test_little_random_work.py",
     "tests/fuzz/",
 )
 """Drills that come first: the longest file of each of the five processes of `make drills`, then short ones, since a process is given its second
