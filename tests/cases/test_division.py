@@ -24,7 +24,7 @@ from med_assets.intake.reading import StoredCase
 from med_assets.intake.stage import _Intake
 from med_assets.settings import Workspace
 from med_assets.storage.files import folder_hashes
-from tests.cases.test_reader import FAULTY_DECODER, P, write
+from tests.cases.test_reader import P, write
 from tests.cases.test_workers import lines_of, take
 from tests.conftest import settings_of
 from tests.shared_phantoms import write_phantoms
@@ -136,16 +136,14 @@ def test_a_patient_of_a_folder_who_ends_a_process_is_refused_alone_and_no_other_
     fault: str,
     place: int,
     workspace: Workspace,
-    tmp_path: Path,
+    faulty_readers: dict[str, str],
     monkeypatch: pytest.MonkeyPatch,
     helped: list[tuple[str, int]],
     kept: list[str],
 ) -> None:
-    site, folder = tmp_path / "site", workspace.landing / P / "all"
-    site.mkdir()
-    (site / "sitecustomize.py").write_text(FAULTY_DECODER)
-    monkeypatch.setenv("PYTHONPATH", str(site))
-    monkeypatch.setenv("FAULTY_PIXELS", "abort")
+    folder = workspace.landing / P / "all"
+    for name, value in {**faulty_readers, "PYTEST_FAULTY_PIXELS": "abort"}.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("MED_ASSETS_WORKERS", "2")
     monkeypatch.setenv("MED_ASSETS_INTAKE_MEMORY_GB", "3.7")  # no process that waits for work has this limit
     ws = Workspace.from_env()

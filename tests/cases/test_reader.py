@@ -18,39 +18,12 @@ from med_assets.settings import Workspace
 
 P = "breast_us"
 
-FAULTY_DECODER = """
-import os, time
-import pydicom
-import pydicom.pixels
-init = pydicom.dataset.FileDataset.__init__
-def faulty_init(self, name, elements, *args, **options):
-    values = [element.value for element in elements.values() if element.tag == 0x0008103E]
-    if b"ABORT-HEADER" in values:
-        os.abort()
-    if b"HANG-HEADER " in values:
-        time.sleep(600)
-    init(self, name, elements, *args, **options)
-pydicom.dataset.FileDataset.__init__ = faulty_init
-good_decoder = pydicom.pixels.get_decoder
-def get_decoder(syntax):
-    fault = os.environ.get("FAULTY_PIXELS") if syntax.is_compressed else None
-    if fault == "abort":
-        os.abort()
-    if fault == "hang":
-        time.sleep(600)
-    return good_decoder(syntax)
-pydicom.pixels.get_decoder = get_decoder
-"""
-"""pydicom as it would be with parsers and decoders that crash or hang; processes of Python import this by its name."""
-
 
 @pytest.fixture
-def faulty(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """A workspace in which processes have that decoder, and files 3 seconds."""
-    folder = tmp_path / "site"
-    folder.mkdir()
-    (folder / "sitecustomize.py").write_text(FAULTY_DECODER)
-    monkeypatch.setenv("PYTHONPATH", str(folder))
+def faulty(workspace: Workspace, faulty_readers: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A workspace in which readers are faulty, and files have 3 seconds."""
+    for name, value in faulty_readers.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("MED_ASSETS_INTAKE_FILE_S", "3")
     # A process with another limit than those that wait for work, so that it is started with this environment.
     monkeypatch.setenv("MED_ASSETS_INTAKE_MEMORY_GB", "3.5")
@@ -104,7 +77,7 @@ def test_files_that_crash_or_hang_are_refused_by_count_and_name_and_cases_of_the
 def test_a_case_whose_pixels_crash_or_hang_their_decoder_is_refused_and_the_next_case_of_its_archive_is_accepted(
     faulty: Workspace, fault: str, code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FAULTY_PIXELS", fault)
+    monkeypatch.setenv("PYTEST_FAULTY_PIXELS", fault)
     folder = faulty.home / "away"
     for path in write(folder / "a", 1).iterdir():
         if (dataset := pydicom.dcmread(path)).Modality == "US":
@@ -125,9 +98,7 @@ def test_a_case_whose_pixels_crash_or_hang_their_decoder_is_refused_and_the_next
     assert sorted(outcomes.values()) == sorted(f"case {row['case_id']}" for row in rows.values() for _ in range(2))
     # The decoder is mended: the batch is read again, not remembered.
     with pytest.MonkeyPatch.context() as mended:
-        mended.delenv("PYTHONPATH")
-        mended.delenv("FAULTY_PIXELS")
-        mended.setenv("MED_ASSETS_INTAKE_MEMORY_GB", "3.6")
+        mended.delenv("PYTEST_FAULTY_PIXELS")
         assert main(["ingest", P, "--batch", batches.known(faulty, P)[0]]) == 0
     assert [row["status"] for row in faulty.lake.rows("raw_cases", P)] == ["ok", "ok"]
 

@@ -24,52 +24,24 @@ from med_assets.intake.stage import files_table
 from med_assets.intake.workers import Workers, number, side_by_side, workers_of
 from med_assets.landing import batches
 from med_assets.settings import Workspace
+from med_assets.storage import preloaded
 from med_assets.storage.files import folder_hashes
 from med_assets.storage.progress import Progress, duration, followed_by, lines
 from tests.cases.test_kills import ordinary_readers, readers_of  # noqa: F401 - a fixture
-from tests.cases.test_reader import FAULTY_DECODER, P, write
+from tests.cases.test_reader import P, write
 from tests.conftest import settings_of
 from tests.med_assets.stages.processes import CONTEXT
 from tests.med_assets.stages.test_drills import no_file_longer_than
 from tests.shared_phantoms import write_phantoms
 
-COUNTING = """
-faulty = pydicom.dataset.FileDataset.__init__
-def counted_init(self, name, elements, *args, **options):
-    values = [element.value for element in elements.values() if element.tag == 0x0008103E]
-    flag = os.environ["FLAGS"] + "/once"
-    if b"ABORT-ONCE" in values and not os.path.exists(flag):
-        open(flag, "w").close()
-        os.abort()
-    if b"ABORT-HEADER" in values or b"HANG-HEADER " in values:
-        with open(os.environ["FLAGS"] + "/begun", "a") as log:
-            log.write(f"{os.getpid()}\\n")
-    faulty(self, name, elements, *args, **options)
-pydicom.dataset.FileDataset.__init__ = counted_init
-"""
-"""A decoder that crashes once on some bytes, and keeps count of the processes that others begin to crash or hang."""
-
-CRASHING_ON_A_UID = """
-import os
-import pydicom
-read = pydicom.dcmread
-def dcmread(*args, **options):
-    found = read(*args, **options)
-    if found.get("SOPInstanceUID") == "{uid}":
-        os.abort()
-    return found
-pydicom.dcmread = dcmread
-"""
-
 
 @pytest.fixture
-def faulty(workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """A workspace of two workers whose processes have faulty decoders."""
-    folder = tmp_path / "site"
-    folder.mkdir()
-    (folder / "sitecustomize.py").write_text(FAULTY_DECODER + COUNTING)
-    monkeypatch.setenv("PYTHONPATH", str(folder))
-    monkeypatch.setenv("FLAGS", str(folder))
+def faulty(
+    workspace: Workspace, faulty_readers: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Workspace:
+    """A workspace of two workers whose readers are faulty."""
+    for name, value in {**faulty_readers, "PYTEST_FLAGS": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("MED_ASSETS_WORKERS", "2")
     # A process with another limit than those that wait for work, so that it is started with this environment.
     monkeypatch.setenv("MED_ASSETS_INTAKE_MEMORY_GB", "3.4")
@@ -128,7 +100,7 @@ def test_two_cases_that_crash_their_decoder_are_refused_after_one_retry_alone_an
         "entry-1/seg.dcm",
         "entry-3/seg.dcm",
     ]
-    begun = (tmp_path / "site" / "begun").read_text().split()
+    begun = (tmp_path / "begun").read_text().split()
     assert len(begun) == 4, "each once beside others and once alone"
 
 
@@ -139,11 +111,10 @@ def test_a_case_whose_preparation_ends_its_process_is_quarantined_and_its_neighb
         write(faulty.landing / P / f"entry-{place}", place + 1)
     batch = take(faulty)
     stages.intake(faulty, P, batch)
-    reader.end_idle()  # those to come have another decoder
     raw = sorted(faulty.lake.rows("raw_cases", P), key=lambda row: str(row["case_id"]))
     stored = sorted(faulty.store.fetch(str(raw[1]["artifact"])).glob("*.dcm"))
     uid = str(pydicom.dcmread(stored[0]).SOPInstanceUID)
-    (tmp_path / "site" / "sitecustomize.py").write_text(CRASHING_ON_A_UID.format(uid=uid))
+    monkeypatch.setenv("PYTEST_CRASHES_ON", uid)
     stages.prepare(faulty, P, batch)
     prepared = {row["case_id"]: row for row in faulty.lake.rows("prepared_cases", P)}
     codes = [prepared[row["case_id"]]["reason_code"] for row in raw]
@@ -208,12 +179,13 @@ def _ingest(environ: dict[str, str]) -> None:
 def test_a_command_that_is_ended_leaves_no_worker_and_no_half_result(
     faulty: Workspace, sent: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(preloaded.VARIABLE, "")
     for place in range(3):
         write(faulty.landing / P / f"entry-{place}", place + 1, "HANG-HEADER")
     process = CONTEXT.Process(target=_ingest, args=(dict(os.environ),))
     process.start()
     assert process.pid is not None
-    log = tmp_path / "site" / "begun"
+    log = tmp_path / "begun"
     while not (log.exists() and len(set(log.read_text().split())) == 2):  # both workers hang
         assert process.exitcode is None
         time.sleep(0.05)
