@@ -13,10 +13,10 @@ from typing import IO
 from med_assets.storage import preloaded
 
 LIBRARIES = (
-    "boto3", "botocore.retries.standard", "moto.server", "moto.s3.responses", "pyarrow.parquet", "pytest",
+    "boto3", "botocore.retries.standard", "moto.server", "moto.s3.responses", "pyarrow.parquet", "pandas", "pytest",
     "med_assets.catalog", "med_assets.storage.s3.lake", "med_assets.storage.s3.lease", "med_assets.storage.s3.local",
 )  # fmt: skip
-"""What the code of most of them imports: no torch, pandas or Great Expectations, which few need, nor duckdb, see `tests.conftest.COMMANDS`."""
+"""What the code of most of them imports: no torch or Great Expectations, which few need, nor duckdb, see `tests.conftest.COMMANDS`."""
 
 
 class Code:

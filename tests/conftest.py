@@ -72,12 +72,18 @@ COMMANDS = {
 """What commands import, of stages as jobs and of pages of the documentation. No torch: few need it. No duckdb: it reports each of its own
 types as leaked when a process ends that shares it with its parent."""
 
+READERS = {
+    name: (*imports, "torch", "monai.data.meta_tensor", "monai.transforms", "med_assets.programs.breast_us.datasets")
+    for name, imports in reader.PRELOADED.items()
+}
+"""What readers import, also those that prepare and score a case or two and end."""
+
 if preloaded.VARIABLE not in os.environ:  # those of pytest-xdist share the parents of the process that started them
     _parents = ExitStack()
     os.environ[SHARED] = _parents.enter_context(TemporaryDirectory(prefix="shared-by-tests-"))
     _imports = {
         **PRELOADED,
-        **reader.PRELOADED,
+        **READERS,
         **COMMANDS,
         "tests.fresh": fresh.LIBRARIES,
         "tests.code": code.LIBRARIES,

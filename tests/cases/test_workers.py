@@ -124,7 +124,7 @@ def test_a_case_whose_preparation_ends_its_process_is_quarantined_and_its_neighb
 def test_what_takes_more_than_its_share_of_the_memory_is_read_again_with_all_of_it(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MED_ASSETS_INTAKE_MEMORY_GB", "2.4")
+    monkeypatch.setenv("MED_ASSETS_INTAKE_MEMORY_GB", "2.8")
     monkeypatch.setenv("MED_ASSETS_WORKERS", "4")
     workspace = Workspace.from_env()
     for place in range(4):
@@ -142,7 +142,7 @@ def test_what_takes_more_than_its_share_of_the_memory_is_read_again_with_all_of_
 
     monkeypatch.setattr(Readers, "read", kept)
     assert main(["ingest", P, "--now"]) == 0
-    assert sorted(given) == [0.6] * 4 + [2.4]
+    assert sorted(given) == [0.7] * 4 + [2.8]
     codes = [row["reason_code"] for row in workspace.lake.rows("raw_cases", P)]
     assert "out_of_memory" not in codes
     assert len(codes) == 4
