@@ -44,9 +44,9 @@ VARIABLE = "MED_ASSETS_PRELOADED"
 ROOT = Path(__file__).resolve().parents[2]
 """Folder of the package that runs."""
 
-NOT_READ_BY_IMPORTS = ("MED_ASSETS_", "PYTEST_", "DAGSTER_", "AWS_", "S3_", "GX_")
-"""Prefixes of variables that no preloaded module reads while it is imported, or that it sets itself before, as that of Great Expectations; a
-process gets its own."""
+NOT_READ_BY_IMPORTS = ("MED_ASSETS_", "PYTEST_", "DAGSTER_", "AWS_", "S3_", "PG", "GX_")
+"""Prefixes of variables that no preloaded module reads while it is imported, as PG of PostgreSQL, or that it sets itself before, as GX of Great
+Expectations; a process gets its own."""
 
 NOT_OF_THE_PROCESS = frozenset(
     {"PWD", "OLDPWD", "SHLVL", "_", "LINES", "COLUMNS"}
