@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from med_assets.cli.main import main
-from med_assets.intake import division, reader
+from med_assets.intake import reader
 from med_assets.landing import batches
 from med_assets.programs.breast_us.phantom import write_case
 from med_assets.settings import Workspace
 from med_assets.storage import preloaded
 from tests.conftest import settings_of
 from tests.med_assets.stages.builders import stored_now
-from tests.med_assets.stages.processes import CONTEXT
+from tests.med_assets.stages.processes import ingesting
 
 P = "breast_us"
 
@@ -31,14 +31,6 @@ SEED = int(os.environ.get("SEED", "0"))
 
 PATIENTS = 3
 """Patients of an entry, which two processes read together when none waits for a process of its own."""
-
-
-def _ingest(environ: dict[str, str]) -> None:
-    os.environ.update(environ)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    division.HELP_S = 0.0
-    raise SystemExit(main(["ingest", P, "--now"]))
 
 
 def drop(ws: Workspace, number: int) -> None:
@@ -96,9 +88,8 @@ def test_intake_killed_at_random_moments_loses_nothing_takes_nothing_twice_and_l
     for number in range(KILLS):
         for each in (2 * number, 2 * number + 1):  # one for each worker
             drop(workspace, each)
-        process = CONTEXT.Process(target=_ingest, args=(dict(os.environ),))
         begin = time.monotonic()
-        process.start()
+        process = ingesting(P, help_s=0.0)
         if number:
             process.join(rng.uniform(0.0, longest_s))
             assert process.pid is not None

@@ -30,7 +30,7 @@ from med_assets.storage.progress import Progress, duration, followed_by, lines
 from tests.cases.test_kills import ordinary_readers, readers_of  # noqa: F401 - a fixture
 from tests.cases.test_reader import P, write
 from tests.conftest import settings_of
-from tests.med_assets.stages.processes import CONTEXT
+from tests.med_assets.stages.processes import ingesting
 from tests.med_assets.stages.test_drills import no_file_longer_than
 from tests.shared_phantoms import write_phantoms
 
@@ -166,13 +166,6 @@ def test_a_full_disk_ends_all_workers_and_leaves_no_half_result(
     assert stages.intake(workspace, P, batch).counts["new"] == 3
 
 
-def _ingest(environ: dict[str, str]) -> None:
-    os.environ.update(environ)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    raise SystemExit(main(["ingest", P, "--now"]))
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="what a process has started is read from /proc")
 @pytest.mark.usefixtures("ordinary_readers")
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -182,8 +175,7 @@ def test_a_command_that_is_ended_leaves_no_worker_and_no_half_result(
     monkeypatch.setenv(preloaded.VARIABLE, "")
     for place in range(3):
         write(faulty.landing / P / f"entry-{place}", place + 1, "HANG-HEADER")
-    process = CONTEXT.Process(target=_ingest, args=(dict(os.environ),))
-    process.start()
+    process = ingesting(P)
     assert process.pid is not None
     log = tmp_path / "begun"
     while not (log.exists() and len(set(log.read_text().split())) == 2):  # both workers hang

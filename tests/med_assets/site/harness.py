@@ -27,7 +27,11 @@ from tests import postgres
 from tests.conftest import settings_of
 from tests.med_assets.site import machine, runs
 from tests.med_assets.site.plan import EXPERIMENTS, Drop, P, Plan
-from tests.med_assets.stages.processes import CONTEXT
+from tests.med_assets.stages import processes
+
+processes.CONTEXT.set_forkserver_preload(
+    [processes.__name__, machine.__name__]
+)  # a machine that was killed starts at once
 
 SHAPES = ((96, 120), (96, 132))
 """Rows and columns of a phantom that is sent for the first time, and again."""
@@ -161,7 +165,7 @@ class Site:
         """Start a machine, for the first time or again."""
         self.lives[name] += 1
         arguments = (self.environ(name), name, self.lives[name], self.board, self.seed)
-        self.machines[name] = CONTEXT.Process(target=machine.run, args=arguments)
+        self.machines[name] = processes.CONTEXT.Process(target=machine.run, args=arguments)
         self.machines[name].start()
 
     def kill(self, name: str, forget: bool) -> None:

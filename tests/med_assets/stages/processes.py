@@ -5,6 +5,7 @@ import os
 os.environ["GX_ANALYTICS_ENABLED"] = "false"
 
 import multiprocessing
+import signal
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
@@ -14,6 +15,8 @@ import scipy.ndimage  # noqa: F401 - likewise
 
 from med_assets import program
 from med_assets.cli import stages
+from med_assets.cli.main import main
+from med_assets.intake import division
 from med_assets.settings import Workspace
 from tests.med_assets.stages.builders import P
 
@@ -39,6 +42,21 @@ def _work(
 def start(ws: Workspace, batch: str, *names: str, barrier: Any = None, results: Any = None) -> ForkServerProcess:
     """Start a process that runs stages (intake, prepare, train) of a batch, once all who wait at the barrier are there."""
     made = CONTEXT.Process(target=_work, args=(dict(os.environ), ws, batch, names, barrier, results))
+    made.start()
+    return made
+
+
+def _ingest(environ: dict[str, str], name: str, help_s: float) -> None:
+    os.environ.update(environ)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    division.HELP_S = help_s
+    raise SystemExit(main(["ingest", name, "--now"]))
+
+
+def ingesting(name: str, help_s: float = division.HELP_S) -> ForkServerProcess:
+    """Start a process that takes in what is in a program's landing zone, as the command does; processes help each other with work of `help_s`."""
+    made = CONTEXT.Process(target=_ingest, args=(dict(os.environ), name, help_s))
     made.start()
     return made
 
