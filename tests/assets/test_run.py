@@ -44,7 +44,6 @@ def counts(instance: dg.DagsterInstance, key: dg.AssetKey) -> dict[str, object]:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("full_layout")
 def test_everything_is_made_once_and_the_evaluation_is_of_the_recorded_checkpoint(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
