@@ -12,6 +12,7 @@ from contextlib import ExitStack, suppress
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Thread
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -164,10 +165,19 @@ def pytest_collection(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_setupnodes(specs: list[Any]) -> None:
-    """Fork the processes of pytest-xdist from a parent that has imported what they need."""
+    """Fork the processes of pytest-xdist from a parent that has imported what they need. While it does, on one core, parents that tests need later do so on another."""
     for spec in specs:
         if spec.popen and not spec.python:
             spec.python = worker.COMMAND
+    if len(specs) > 1:
+        Thread(target=_load_parents, daemon=True).start()
+
+
+def _load_parents() -> None:
+    with Path(os.devnull).open("wb") as nowhere:
+        for module in ("med_assets.training", "med_assets.cli"):
+            command = [sys.executable, "-m", module, "--help"]
+            preloaded.start(command, os.environ, nowhere.fileno(), nowhere.fileno()).wait()
 
 
 def pytest_collection_finish() -> None:
