@@ -38,7 +38,7 @@ def get_decoder(syntax):
     return good_decoder(syntax)
 def dcmread(*args, **options):
     found = read(*args, **options)
-    if found.get("SOPInstanceUID") == os.environ.get("PYTEST_CRASHES_ON"):
+    if (uid := os.environ.get("PYTEST_CRASHES_ON")) and found.get("SOPInstanceUID") == uid:
         os.abort()
     return found
 pydicom.dataset.FileDataset.__init__, pydicom.pixels.get_decoder, pydicom.dcmread = faulty_init, get_decoder, dcmread
