@@ -3,15 +3,17 @@
 import importlib
 import json
 import operator
+import subprocess
+import sys
 from fractions import Fraction
 
 import pytest
 
 from med_assets.storage.lean_monai import LATE, Late
-from tests.code import Code
 
 TRANSFORMS_ALONE = """
 import json, sys
+import med_assets
 from monai.transforms import Compose, Spacingd
 import monai
 loaded = [name for name in json.loads(sys.argv[1]) if name in sys.modules]
@@ -25,9 +27,9 @@ print(json.dumps([loaded, before, packages, type(network).__module__]))
 
 def test_a_process_that_transforms_images_loads_no_library_that_it_does_not_use() -> None:
     libraries = sorted(set(LATE) - {"matplotlib", "requests", "skimage"})  # MONAI imports them as any module does
-    asked = Code(TRANSFORMS_ALONE, json.dumps([*libraries, "torch._dynamo", "torch.utils.tensorboard"]))
-    loaded, before, packages, network = json.loads(asked.communicate().splitlines()[-1])
-    assert asked.poll() == 0
+    named = json.dumps([*libraries, "torch._dynamo", "torch.utils.tensorboard"])
+    asked = subprocess.run([sys.executable, "-c", TRANSFORMS_ALONE, named], capture_output=True, text=True, check=True)
+    loaded, before, packages, network = json.loads(asked.stdout.splitlines()[-1])
     assert loaded == []
     assert not before, "a package of MONAI is imported when it is asked for"
     assert packages == []

@@ -37,7 +37,7 @@ from med_assets.settings import Workspace
 from med_assets.storage.s3 import bucket
 from med_assets.storage.s3.lease import Leases
 from tests.med_assets.site import runs
-from tests.med_assets.site.plan import BY_ONE, EXCLUDE, ONCE, PEOPLE, WITHDRAW, P, Plan, Step
+from tests.med_assets.site.plan import BY_ONE, EXCLUDE, MONITOR, ONCE, PEOPLE, ROLLBACK, WITHDRAW, P, Plan, Step
 
 BACK_OFF = "BACK_OFF_S"
 """Variable with the seconds of boto3's first wait for a server that asks for fewer requests."""
@@ -97,17 +97,20 @@ class Board:
         """Choose a step and be busy with it; None where there is nothing to do at this moment."""
         with self._alone():
             phase = self.phase()
-            others = {
-                path.name: int(path.read_text()) for path in (self.folder / "busy").iterdir() if path.name != machine
-            }
-            if phase == len(self.plan.steps) or any(number != phase for number in others.values()):
+            others = [path.read_text().split() for path in (self.folder / "busy").iterdir() if path.name != machine]
+            if phase == len(self.plan.steps) or any(int(number) != phase for number, _ in others):
                 return None  # some machine is still busy in the phase before
             steps = self.plan.steps[phase]
             finished = {step.key for step in steps if self.done(step)}
             ready = [step for step in steps if step.key not in finished and finished.issuperset(step.after)]
+            # What is monitored is predicted by the champion of the moment, so none monitors while one is rolled back.
+            if any(key == MONITOR for _, key in others):
+                ready = [step for step in ready if step.name != ROLLBACK]
+            rolled_back = ROLLBACK in {step.name for step in steps} and "champion-again" not in finished
             # A person's decision is theirs alone: one machine does it.
             ready = [step for step in ready if step.name not in BY_ONE or self.owner(step) == machine]
             again = [step for step in steps if step.key in finished and step.name not in ONCE]
+            again = [step for step in again if step.name != MONITOR or not rolled_back]
             early = [] if "dataset" in finished else [Step(phase, "dataset"), Step(phase, "splits")]
             if again + early and (chance.random() < AGAIN):
                 chosen = chance.choice(again + early)
@@ -115,7 +118,7 @@ class Board:
                 chosen = chance.choice(ready)
             else:
                 return None
-            (self.folder / "busy" / machine).write_text(str(phase))
+            (self.folder / "busy" / machine).write_text(f"{phase} {chosen.key}")
             return chosen
 
     def owner(self, step: Step) -> str:

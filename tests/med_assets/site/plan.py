@@ -15,7 +15,7 @@ EXPERIMENTS = ("tinyusfm", "fast")
 EXCLUDE, ACCEPT, WITHDRAW = "exclude", "accept", "withdraw"
 PEOPLE = (EXCLUDE, ACCEPT, WITHDRAW)
 
-ROLLBACK = "rollback"
+ROLLBACK, MONITOR = "rollback", "monitor"
 BY_ONE = (*PEOPLE, ROLLBACK)
 """Steps that are a decision of a person, who has one machine: two who roll back at the same moment go back twice."""
 
@@ -105,8 +105,8 @@ def _models(phase: int, chance: random.Random) -> Iterator[Step]:
     evaluated = tuple(f"evaluate-{name}" for name in EXPERIMENTS)
     yield Step(phase, "leaderboard", "", evaluated)
     yield Step(phase, "champion", "", evaluated)
-    yield Step(phase, "monitor", "", ("champion",))
-    last = ("monitor", "leaderboard")
+    yield Step(phase, MONITOR, "", ("champion",))
+    last = (MONITOR, "leaderboard")
     if phase and chance.random() < 0.5:
         yield Step(phase, ROLLBACK, "", last)
         yield Step(phase, "champion-again", "", (ROLLBACK,))
