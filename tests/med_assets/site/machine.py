@@ -112,7 +112,9 @@ class Board:
             again = [step for step in steps if step.key in finished and step.name not in ONCE]
             again = [step for step in again if step.name != MONITOR or not rolled_back]
             early = [] if "dataset" in finished else [Step(phase, "dataset"), Step(phase, "splits")]
-            if again + early and (chance.random() < AGAIN):
+            if (
+                len(self.names) > 1 and again + early and chance.random() < AGAIN
+            ):  # the one machine does what is planned
                 chosen = chance.choice(again + early)
             elif ready:
                 chosen = chance.choice(ready)
