@@ -169,15 +169,15 @@ def pytest_xdist_setupnodes(specs: list[Any]) -> None:
     for spec in specs:
         if spec.popen and not spec.python:
             spec.python = worker.COMMAND
-    if len(specs) > 1:
-        Thread(target=_load_parents, daemon=True).start()
+    if len(specs) > 1 and preloaded.available():
+        Thread(target=_load_parents, args=(dict(os.environ),), daemon=True).start()
 
 
-def _load_parents() -> None:
+def _load_parents(environment: dict[str, str]) -> None:
     with Path(os.devnull).open("wb") as nowhere:
         for module in ("med_assets.training", "med_assets.cli"):
             command = [sys.executable, "-m", module, "--help"]
-            preloaded.start(command, os.environ, nowhere.fileno(), nowhere.fileno()).wait()
+            preloaded.start(command, environment, nowhere.fileno(), nowhere.fileno()).wait()
 
 
 def pytest_collection_finish() -> None:

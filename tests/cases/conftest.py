@@ -1,4 +1,4 @@
-"""Readers whose parser and decoders of DICOM crash or hang."""
+"""Readers as a user's machine starts them, and readers whose parser and decoders of DICOM crash or hang."""
 
 import os
 from collections.abc import Iterator
@@ -51,10 +51,26 @@ began to crash or hang on the rest.
 
 
 @pytest.fixture(scope="session")
-def faulty_readers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def faulty_parent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Variables with which readers have that pydicom, which processes of Python import by its name, forked from one that has imported it."""
     folder = tmp_path_factory.mktemp("faulty")
     (folder / "sitecustomize.py").write_text(FAULTY)
     searched = {"PYTHONPATH": f"{REPOSITORY}{os.pathsep}{folder}"}
     with preloaded.parents(reader.PRELOADED, os.environ | searched) as found:
         yield searched | found
+
+
+@pytest.fixture
+def faulty_readers(faulty_parent: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readers that are started during a test have that pydicom."""
+    for name, value in faulty_parent.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def ordinary_readers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Readers are started as on a user's machine, not forked from a preloaded parent."""
+    reader.end_idle()
+    monkeypatch.setenv(preloaded.VARIABLE, "")
+    yield
+    reader.end_idle()

@@ -136,14 +136,13 @@ def test_a_patient_of_a_folder_who_ends_a_process_is_refused_alone_and_no_other_
     fault: str,
     place: int,
     workspace: Workspace,
-    faulty_readers: dict[str, str],
+    faulty_readers: None,
     monkeypatch: pytest.MonkeyPatch,
     helped: list[tuple[str, int]],
     kept: list[str],
 ) -> None:
     folder = workspace.landing / P / "all"
-    for name, value in {**faulty_readers, "PYTEST_FAULTY_PIXELS": "abort"}.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PYTEST_FAULTY_PIXELS", "abort")
     monkeypatch.setenv("MED_ASSETS_WORKERS", "2")
     monkeypatch.setenv("MED_ASSETS_INTAKE_MEMORY_GB", "3.7")  # no process that waits for work has this limit
     ws = Workspace.from_env()

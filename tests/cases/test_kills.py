@@ -6,17 +6,14 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from med_assets.cli.main import main
-from med_assets.intake import reader
 from med_assets.landing import batches
 from med_assets.programs.breast_us.phantom import write_case
 from med_assets.settings import Workspace
-from med_assets.storage import preloaded
 from tests.conftest import settings_of
 from tests.med_assets.stages.builders import stored_now
 from tests.med_assets.stages.processes import ingesting
@@ -53,15 +50,6 @@ def content(ws: Workspace) -> tuple[dict[str, str], dict[str, list[str]]]:
         for table in ("raw_cases", "prepared_cases", f"{P}_facts", "dataset")
     }
     return stored_now(ws, P), rows
-
-
-@pytest.fixture
-def ordinary_readers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Readers are started as on a user's machine, not forked from a preloaded parent."""
-    reader.end_idle()
-    monkeypatch.setenv(preloaded.VARIABLE, "")
-    yield
-    reader.end_idle()
 
 
 def readers_of(pid: int) -> list[str]:

@@ -20,10 +20,8 @@ P = "breast_us"
 
 
 @pytest.fixture
-def faulty(workspace: Workspace, faulty_readers: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Workspace:
+def faulty(workspace: Workspace, faulty_readers: None, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """A workspace in which readers are faulty, and files have 3 seconds."""
-    for name, value in faulty_readers.items():
-        monkeypatch.setenv(name, value)
     monkeypatch.setenv("MED_ASSETS_INTAKE_FILE_S", "3")
     # A process with another limit than those that wait for work, so that it is started with this environment.
     monkeypatch.setenv("MED_ASSETS_INTAKE_MEMORY_GB", "3.5")

@@ -24,10 +24,9 @@ from med_assets.intake.stage import files_table
 from med_assets.intake.workers import Workers, number, side_by_side, workers_of
 from med_assets.landing import batches
 from med_assets.settings import Workspace
-from med_assets.storage import preloaded
 from med_assets.storage.files import folder_hashes
 from med_assets.storage.progress import Progress, duration, followed_by, lines
-from tests.cases.test_kills import ordinary_readers, readers_of  # noqa: F401 - a fixture
+from tests.cases.test_kills import readers_of
 from tests.cases.test_reader import P, write
 from tests.conftest import settings_of
 from tests.med_assets.stages.processes import ingesting
@@ -36,12 +35,9 @@ from tests.shared_phantoms import write_phantoms
 
 
 @pytest.fixture
-def faulty(
-    workspace: Workspace, faulty_readers: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Workspace:
+def faulty(workspace: Workspace, faulty_readers: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """A workspace of two workers whose readers are faulty."""
-    for name, value in {**faulty_readers, "PYTEST_FLAGS": str(tmp_path)}.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PYTEST_FLAGS", str(tmp_path))
     monkeypatch.setenv("MED_ASSETS_WORKERS", "2")
     # A process with another limit than those that wait for work, so that it is started with this environment.
     monkeypatch.setenv("MED_ASSETS_INTAKE_MEMORY_GB", "3.4")
@@ -167,12 +163,10 @@ def test_a_full_disk_ends_all_workers_and_leaves_no_half_result(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="what a process has started is read from /proc")
-@pytest.mark.usefixtures("ordinary_readers")
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_command_that_is_ended_leaves_no_worker_and_no_half_result(
-    faulty: Workspace, sent: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    faulty: Workspace, ordinary_readers: None, sent: signal.Signals, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv(preloaded.VARIABLE, "")
     for place in range(3):
         write(faulty.landing / P / f"entry-{place}", place + 1, "HANG-HEADER")
     process = ingesting(P)
