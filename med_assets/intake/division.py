@@ -13,6 +13,11 @@ HELP_S = 0.3
 """Work that must be left of an entry for another process to help with it: to start one takes as long."""
 
 
+def worth_help(cost_s: float) -> bool:
+    """Whether work is so much that another process is worth its start."""
+    return cost_s >= HELP_S
+
+
 @dataclass
 class Division:
     """The parts of an entry, all of one kind at a time: who reads it takes the first of them, who helps the last.
@@ -50,7 +55,8 @@ class Division:
             parts = ()
         with self.changed:
             self.kind, self.parts = kind, parts
-            self.left = deque(n for n, part in enumerate(parts) if kind != CASES or part.key not in self.results)
+            places = sorted(range(len(parts)), key=lambda n: parts[n].place)
+            self.left = deque(n for n in places if kind != CASES or parts[n].key not in self.results)
             help_wanted = self.wants_help()
             first = self.next()
         if help_wanted:
@@ -69,8 +75,8 @@ class Division:
             return first
 
     def wants_help(self) -> bool:
-        """Whether so much is left that another process is worth its start."""
-        return not self.over() and len(self.left) > 1 and sum(self.parts[n].cost_s for n in self.left) >= HELP_S
+        """Whether there are several parts left, and so much that they are worth help."""
+        return not self.over() and len(self.left) > 1 and worth_help(sum(self.parts[n].cost_s for n in self.left))
 
     def last(self, stay: Callable[[], bool]) -> tuple[str, int] | None:
         """A part for who helps, by kind and number, which is then `done`; none when nothing is left.

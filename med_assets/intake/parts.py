@@ -22,11 +22,13 @@ HEADER_S, FILE_S, S_PER_BYTE = 1e-3, 3e-3, 2e-8
 class Part:
     """A part of the work on an entry, which takes about `cost_s`: files to read the headers of, or a case.
 
-    The key of a case is the same for the same files in each attempt.
+    The key of a case is the same for the same files in each attempt. `place` is where its files lie among those of the entry: which
+    process reads their headers goes by that, and it is to work on the case too.
     """
 
     key: str
     cost_s: float
+    place: int = 0
 
 
 Orders = Callable[[str, Sequence[Part]], Iterator[int]]

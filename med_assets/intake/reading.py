@@ -313,7 +313,9 @@ class EntryReader:
             }
             for case in cases
         )
-        parts = [*(Part(self._key([one]), FILE_S) for one in labels), *map(self._part, cases)]
+        places = {one.path: place for place, one in enumerate(instances)}
+        parts = [Part(self._key([one]), FILE_S, places[one.path]) for one in labels]
+        parts += [self._part(case, min(places[one.path] for one in case.instances)) for case in cases]
         for number in self._parts(CASES, parts, chain(({"label": one.row()} for one in labels), contents)):
             if number >= len(labels):
                 yield self._case(cases[number - len(labels)], number)
@@ -390,11 +392,11 @@ class EntryReader:
             parsed = again.parsed if isinstance(again, Instance) else None
         return replace(instance, parsed=parsed)
 
-    def _part(self, case: programs.RawCase) -> Part:
+    def _part(self, case: programs.RawCase, place: int) -> Part:
         """The part of the work on the entry that is a case."""
         key = digest(self._case_id(case.patient_id, case.identity_uid), self._key(case.instances))
         n_bytes = sum(size_of(one.path) for one in case.instances)
-        return Part(key, FILE_S * len(case.instances) + S_PER_BYTE * n_bytes)
+        return Part(key, FILE_S * len(case.instances) + S_PER_BYTE * n_bytes, place)
 
     def _key(self, instances: Iterable["Instance"]) -> str:
         """What is the same for the same files of the entry in each attempt."""

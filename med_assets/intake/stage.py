@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 from med_assets import program as programs
 from med_assets.catalog import Catalog, accepted, reasons, usable
 from med_assets.errors import CaseRejected, DiskFull, LandingUnreadable, ReaderFailed, RemoteFailed
+from med_assets.intake.division import worth_help
+from med_assets.intake.parts import HEADER_S
 from med_assets.intake.reader import NOT_FINAL, RetryAlone, start_ahead
 from med_assets.intake.reading import UNPACKED, StoredCase, Task, refusal, where
 from med_assets.intake.workers import Workers, side_by_side, workers_of
@@ -400,6 +402,8 @@ def _intake(ws: Workspace, program_name: str, batch: str) -> StageResult:
     counts: dict[str, Counts] | None = None
     present = batches.presence(ws, program_name, listed)
     if is_new:
+        if any(worth_help(one.n_files * HEADER_S) for one in present.values()):
+            start_ahead(ws, workers_of(ws))
         space.demand(ws, program_name, batch, sum(one.n_bytes for one in present.values()))
     if all(one.unchanged for one in present.values()) or not earlier:
         taking, zone = _Intake(ws, program_name, batch, is_new), ws.landing_zone(program_name)

@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from threading import Condition
+from typing import cast
 
 import pydicom
 import pytest
@@ -16,13 +17,14 @@ from pydicom.uid import JPEG2000Lossless
 from med_assets import program
 from med_assets.cli import stages
 from med_assets.dicom.discover import Instance, scan
-from med_assets.intake import division
+from med_assets.intake import division, stage
 from med_assets.intake.division import Division
 from med_assets.intake.parts import CASES, FILES, FILES_PER_PART, MEMBERS, Part
 from med_assets.intake.reader import CRASHED
 from med_assets.intake.reading import StoredCase
 from med_assets.intake.stage import _Intake
-from med_assets.settings import Workspace
+from med_assets.records import CaseVersion
+from med_assets.settings import Settings, Workspace
 from med_assets.storage.files import folder_hashes
 from tests.cases.test_reader import P, write
 from tests.cases.test_workers import lines_of, take
@@ -147,7 +149,6 @@ def test_a_patient_of_a_folder_who_ends_a_process_is_refused_alone_and_no_other_
     monkeypatch.setenv("MED_ASSETS_INTAKE_MEMORY_GB", "3.7")  # no process that waits for work has this limit
     ws = Workspace.from_env()
     files = [write(folder / f"patient-{seed}", seed) / "us.dcm" for seed in range(5)]
-    files.sort(key=lambda path: str(pydicom.dcmread(path, stop_before_pixels=True).PatientID))
     image = pydicom.dcmread(files[place])
     if fault == "header":
         image.SeriesDescription = "ABORT-HEADER"
@@ -208,3 +209,30 @@ def test_an_object_is_the_same_in_another_process(name: str, tmp_path: Path) -> 
     found = scan(tmp_path).instances
     assert found
     assert tuple(Instance.of(json.loads(json.dumps(one.row()))) for one in found) == found
+
+
+def test_who_read_the_headers_of_files_reads_their_case_too() -> None:
+    """Who reads an entry takes its first files and their cases, who helps takes the last ones, in whatever order the cases are kept."""
+    divided = Division(Condition(), {"b": cast(CaseVersion, None)})
+    parts = [Part(key, 1.0, place) for key, place in (("a", 30), ("b", 0), ("c", 20), ("d", 10))]
+    assert divided.begin(CASES, parts) == 3
+    assert divided.last(lambda: True) == (CASES, 0)
+    assert divided.next() == 2
+
+
+@pytest.mark.parametrize(("n_files", "expected"), [(5, [1]), (300, [1, 2])])
+def test_processes_that_help_start_while_the_first_one_does(
+    n_files: int, expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ws = Workspace.from_env({**settings_of(tmp_path), "MED_ASSETS_WORKERS": "2"})
+    write(ws.landing / P / "all", 1)
+    for number in range(n_files):
+        (ws.landing / P / "all" / f"{number}.txt").write_text("no DICOM")
+    started: list[int] = []
+
+    def noted(ws: Settings, n: int) -> None:
+        started.append(n)
+
+    monkeypatch.setattr(stage, "start_ahead", noted)
+    stages.intake(ws, P, take(ws))
+    assert started == expected
