@@ -32,7 +32,7 @@ from med_assets.intake import reader
 from med_assets.launch.jobs import PRELOADED
 from med_assets.reporting import style
 from med_assets.settings import Workspace
-from med_assets.storage import preloaded
+from med_assets.storage import preloaded, query
 from resources import sqlite
 from tests import code, fresh, worker
 from tests.shared_phantoms import SHARED
@@ -91,6 +91,7 @@ if preloaded.VARIABLE not in os.environ:  # those of pytest-xdist share the pare
     }
     _quiet = os.environ | {"GX_ANALYTICS_ENABLED": "false"}  # as whatever imports Great Expectations sets it before
     os.environ.update(_parents.enter_context(preloaded.parents(_imports, _quiet)))
+    _parents.enter_context(preloaded.parents(query.PRELOADED, query.process_environment(), beside=os.environ))
     atexit.register(_parents.close)
 
 sqlite.keep_engines()  # as definitions.py, which few tests load, and for their own instances too

@@ -39,7 +39,7 @@ from med_assets.storage import preloaded
 {command}
 environment = {{**os.environ, "PATH": {path!r}}}
 os.environ[preloaded.VARIABLE] = {parents!r}
-process = preloaded.start(command, environment, keep=[0], tied=True)
+process = preloaded.start(command, environment, stdin=0, tied=True)
 if not isinstance(process, preloaded.Forked):
     print("{ordinary}", file=sys.stderr)
 code = process.wait()

@@ -25,7 +25,7 @@ def main(*words: str) -> int:
     code = words[words.index("-c") + 1]
     command = [sys.executable, "-m", "tests.fresh", str(Path(__file__).resolve().parents[1]), code]
     given = {GIVEN_VARIABLE: json.dumps(sorted(os.environ))}
-    process = preloaded.start(command, os.environ | given, keep=[0], tied=True)
+    process = preloaded.start(command, os.environ | given, stdin=0, tied=True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a worker ends when its controller says so
     return process.wait()
 

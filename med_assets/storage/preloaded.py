@@ -32,8 +32,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import cast
 
 from med_assets.errors import MedAssetsError
@@ -185,22 +187,68 @@ def start(
     stderr: int = 2,
     keep: Sequence[int] = (),
     *,
+    stdin: int | None = None,
     tied: bool = False,
 ) -> Process:
     """Start a command in a session of its own, forked where its module has a parent and would be the same.
 
-    It reads nothing unless 0 is in `keep`; `stdout`, `stderr` are open files, those of `keep` are open in it under their numbers. A
+    It reads nothing without `stdin`; this, `stdout` and `stderr` are open files, those of `keep` are open in it under their numbers. A
     `tied` one that is forked is killed when this process ends; an ordinary one has to see to that itself.
     """
-    forked = _fork(command, environment, stdout, stderr, keep, tied)
+    files = {1: stdout, 2: stderr, **{number: number for number in keep}} | ({} if stdin is None else {0: stdin})
+    forked = _fork(command, environment, files, tied)
     return forked or subprocess.Popen(
-        command, stdin=None if 0 in keep else subprocess.DEVNULL, stdout=stdout, stderr=stderr,
+        command, stdin=subprocess.DEVNULL if stdin is None else stdin, stdout=stdout, stderr=stderr,
         start_new_session=True, env=environment, pass_fds=keep,
     )  # fmt: skip
 
 
+def run(
+    command: Sequence[str], environment: Mapping[str, str], given: bytes, timeout_s: float
+) -> subprocess.CompletedProcess[bytes]:
+    """Start a command, give it its input, and wait for its end; what it writes is in memory alone.
+
+    Raises subprocess.TimeoutExpired when it has not ended within `timeout_s` seconds; then, and when this thread is interrupted, it is killed.
+    """
+    (stdin, ours), *written = pipes = [os.pipe() for _ in range(3)]
+    try:
+        process = start(command, environment, written[0][1], written[1][1], stdin=stdin, tied=True)
+    except BaseException:
+        for file in chain.from_iterable(pipes):
+            os.close(file)
+        raise
+    for file in (stdin, *(theirs for _, theirs in written)):
+        os.close(file)
+    found: dict[int, bytes] = {}
+    threads = [threading.Thread(target=_write, args=(ours, given))]
+    threads += [threading.Thread(target=_read, args=(file, found)) for file, _ in written]
+    for thread in threads:
+        thread.start()
+    try:
+        code = process.wait(timeout_s)
+    finally:
+        process.kill()  # unless it has ended
+        process.wait()
+        for thread in threads:
+            thread.join()
+    return subprocess.CompletedProcess(command, code, *(found[file] for file, _ in written))
+
+
+def _write(file: int, given: bytes) -> None:
+    """Write all into a pipe and close it, unless its reader has ended."""
+    with suppress(BrokenPipeError), open(file, "wb", buffering=0) as pipe:
+        while given:
+            given = given[pipe.write(given) :]
+
+
+def _read(file: int, found: dict[int, bytes]) -> None:
+    """Put into `found` all that comes out of a pipe, and close it."""
+    with open(file, "rb") as pipe:
+        found[file] = pipe.read()
+
+
 def _fork(
-    command: Sequence[str], environment: Mapping[str, str], stdout: int, stderr: int, keep: Sequence[int], tied: bool
+    command: Sequence[str], environment: Mapping[str, str], given: Mapping[int, int], tied: bool
 ) -> Forked | None:
     """Ask the parent of the command's module for a process; None where there is no parent or it has other surroundings."""
     folder = os.environ.get(VARIABLE)
@@ -219,14 +267,14 @@ def _fork(
         environment=dict(environment),
         folder=os.getcwd(),
         umask=_umask(),
-        files=[1, 2, *keep],
+        files=list(given),
         tied=tied,
         surroundings=_surroundings(environment),
     )
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         connection.connect(f"{folder}/{module}")
-        socket.send_fds(connection, [json.dumps(asdict(request)).encode()], [stdout, stderr, *keep])
+        socket.send_fds(connection, [json.dumps(asdict(request)).encode()], list(given.values()))
     except OSError:  # no parent, or the request is too large: an ordinary process does as well
         connection.close()
         return None
@@ -260,16 +308,21 @@ def _send(connection: socket.socket, message: bytes, files: Sequence[int] = ()) 
 
 
 @contextmanager
-def parents(imports: Mapping[str, Sequence[str]], environment: Mapping[str, str]) -> Iterator[dict[str, str]]:
+def parents(
+    imports: Mapping[str, Sequence[str]],
+    environment: Mapping[str, str],
+    beside: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[dict[str, str]]:
     """Keep a parent for each module of `imports` while the block runs, and yield the variable by which `start` finds them.
 
-    A parent imports the modules of its list at its first request. It ends with the thread that called this; processes that are not
+    Those of another environment are found by the same variable where `beside` is what was yielded for the first. A parent imports the modules of its list at its first request. It ends with the thread that called this; processes that are not
     tied go on. Where the system has no parents, the block runs without.
     """
     if not available():
         yield {}
         return
-    with TemporaryDirectory(prefix="preloaded-") as folder, ExitStack() as stack:
+    with ExitStack() as stack:
+        folder = beside.get(VARIABLE) or stack.enter_context(TemporaryDirectory(prefix="preloaded-"))
         for module, names in imports.items():
             with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
                 listener.bind(f"{folder}/{module}")

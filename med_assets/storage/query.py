@@ -13,12 +13,12 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from importlib.abc import MetaPathFinder
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from med_assets.errors import ConfigurationError
+from med_assets.storage import preloaded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,8 +60,17 @@ POWERFUL = ("current_setting", "getenv", "getvariable", "pg_sleep", "setseed", "
 SCHEMA_VIEWS = ("columns", "tables")
 """Views of information_schema that a query may read: which tables and columns there are."""
 
-ENVIRONMENT = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "TZ")
-"""Variables that the process is started with; no other one of ours is in it."""
+ENVIRONMENT = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "MLFLOW_DISABLE_TELEMETRY", "PATH", "TZ")
+"""Variables that the process is started with, that of MLflow since this package sets it in whatever imports it; no other one of ours is in it."""
+
+NO_ALGEBRA = {"OPENBLAS_NUM_THREADS": "1"}
+"""Another variable of it: numpy, which Arrow imports, would else start a thread for each core, and a query has no use for them."""
+
+IMPORTS = ("med_assets.storage.without_pandas", "duckdb", "pyarrow.dataset")
+"""What the process imports, in this order."""
+
+PRELOADED = {"med_assets.storage.query": ("med_assets.storage.preloaded", *IMPORTS)}
+"""What `storage.preloaded.parents` imports, in `process_environment`, for the processes of many queries."""
 
 
 def query(
@@ -81,16 +90,10 @@ def query(
     }
     with nullcontext(None) if spill is None else tempfile.TemporaryDirectory(dir=spill) as folder:
         request = json.dumps({"sql": sql, "tables": tables, "spill": folder})
+        given = request.encode(errors="surrogateescape")
         try:
             # -P: a module in the present folder is never imported
-            done = subprocess.run(
-                [sys.executable, "-P", "-m", __name__],
-                input=request.encode(errors="surrogateescape"),
-                capture_output=True,
-                timeout=QUERY_S,
-                check=False,
-                env=_environment(),
-            )
+            done = preloaded.run([sys.executable, "-P", "-m", __name__], process_environment(), given, QUERY_S)
         except subprocess.TimeoutExpired:
             raise ConfigurationError(
                 f"expected a query that ends within {QUERY_S:.0f} s, this one does not; read less with WHERE or LIMIT"
@@ -122,10 +125,11 @@ def _unique(names: Sequence[str]) -> list[str]:
     return unique
 
 
-def _environment() -> dict[str, str]:
-    package_root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, (package_root, os.environ.get("PYTHONPATH"))))
-    return {name: os.environ[name] for name in ENVIRONMENT if name in os.environ} | {"PYTHONPATH": path}
+def process_environment() -> dict[str, str]:
+    """The environment of the process, and of a parent that it is forked from: `ENVIRONMENT`, and where this package is."""
+    searched = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    path = os.pathsep.join(dict.fromkeys(filter(None, (str(preloaded.ROOT), *searched))))
+    return {name: os.environ[name] for name in ENVIRONMENT if name in os.environ} | NO_ALGEBRA | {"PYTHONPATH": path}
 
 
 def check(sql: str, tables: Sequence[str], parse: Callable[[str], str]) -> None:
@@ -246,22 +250,16 @@ def _answer(request: Mapping[str, Any]) -> None:
                 writer.write_batch(batch)
 
 
-class _WithoutPandas(MetaPathFinder):
-    """Arrow imports pandas wherever it finds it, which takes longer than most queries; this process has no data frames."""
-
-    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
-        if name == "pandas":
-            raise ModuleNotFoundError(f"{name} is not imported here", name=name)
-
-
 def main() -> int:
     """The process: one request as JSON on stdin."""
+    preloaded.end_with(os.getppid())  # had it ended before, nobody reads the answer
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     wanted = int(PROCESS_MEMORY_GB * 1e9)
     resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold rows
     request = json.loads(sys.stdin.buffer.read().decode(errors="surrogateescape"))
-    sys.meta_path.insert(0, _WithoutPandas())
+    for name in IMPORTS:
+        import_module(name)
     import duckdb
     import pyarrow as pa
 

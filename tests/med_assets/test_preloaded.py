@@ -352,3 +352,33 @@ def test_a_parent_that_has_imported_pyarrow_forks_processes_with_the_environment
         forked, out, _ = run(folder, text)
     assert isinstance(forked, preloaded.Forked)
     assert out.split() == ["1", "1", str(os.environ.get("JE_ARROW_MALLOC_CONF"))]
+
+
+ECHO = (
+    "text = sys.stdin.buffer.read(); sys.stderr.write(str(len(text))); sys.stdout.buffer.write(text[::-1]); sys.exit(7)"
+)
+
+
+@pytest.mark.parametrize("forks", [True, False])
+def test_one_is_given_more_than_a_pipe_holds_and_its_answer_is_read(
+    parent: psutil.Process, folder: Path, monkeypatch: pytest.MonkeyPatch, forks: bool
+) -> None:
+    (folder / f"{SUBJECT}.py").write_text("import sys\n" + ECHO)
+    monkeypatch.setattr(preloaded, "available", lambda: forks)
+    given, command = os.urandom(3_000_000), [sys.executable, "-m", SUBJECT]
+    done = preloaded.run(command, os.environ, given, 60)
+    assert (done.returncode, done.stdout, done.stderr) == (7, given[::-1], b"3000000")
+
+
+@pytest.mark.parametrize("forks", [True, False])
+def test_one_that_reads_nothing_and_does_not_end_is_killed(
+    parent: psutil.Process, folder: Path, monkeypatch: pytest.MonkeyPatch, forks: bool
+) -> None:
+    (folder / f"{SUBJECT}.py").write_text("import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(600)")
+    monkeypatch.setattr(preloaded, "available", lambda: forks)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(subprocess.TimeoutExpired):
+        preloaded.run([sys.executable, "-m", SUBJECT], os.environ, bytes(1_000_000), 0.5)
+    written = (folder / "pid").read_text() if (folder / "pid").exists() else ""  # it may not have come to it
+    assert not written or not psutil.pid_exists(int(written))
+    assert os.listdir("/proc/self/fd") == before

@@ -2,15 +2,20 @@
 
 import os
 import resource
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import duckdb
+import psutil
 import pytest
 
 from med_assets.cli.main import main
 from med_assets.errors import ConfigurationError
 from med_assets.settings import Workspace
-from med_assets.storage import query
+from med_assets.storage import preloaded, query
 
 ROW = {"program": "rt_dose", "case_id": "c", "reason": "moved away"}
 
@@ -130,6 +135,22 @@ def _refuse(sql: str) -> str:
     return str(refused.value)
 
 
+def _started(monkeypatch: pytest.MonkeyPatch, of: str) -> list[preloaded.Process]:
+    """The processes of queries that are started from here on, which are forked or this one's own; they grow in number."""
+    found: list[preloaded.Process] = []
+    start = preloaded.start
+
+    def noted(*given: Any, **more: Any) -> preloaded.Process:
+        found.append(start(*given, **more))
+        assert isinstance(found[-1], preloaded.Forked if of == "a parent" else subprocess.Popen)
+        return found[-1]
+
+    monkeypatch.setattr(preloaded, "start", noted)
+    if of != "a parent":
+        monkeypatch.setenv(preloaded.VARIABLE, "")
+    return found
+
+
 @pytest.fixture
 def filled(workspace: Workspace) -> Workspace:
     workspace.lake.write("withdrawals", "rt_dose", [ROW])
@@ -207,23 +228,63 @@ def test_a_query_reads_the_tables_of_the_lake(filled: Workspace, sql: str, expec
         ("select '" + "x" * 200000 + "'", "at most 100000 characters"),
     ],
 )
-def test_a_query_that_takes_too_much_is_refused(filled: Workspace, sql: str, bound: str) -> None:
+def test_a_query_that_takes_too_much_is_refused(
+    filled: Workspace, monkeypatch: pytest.MonkeyPatch, sql: str, bound: str
+) -> None:
     with pytest.raises(ConfigurationError, match=bound):
         filled.lake.query(sql)
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < query.PROCESS_MEMORY_GB * 1e6
+    if bound == "Out of Memory":
+        monkeypatch.setenv(preloaded.VARIABLE, "")  # only of processes of this one it is known how much they took
+        with pytest.raises(ConfigurationError, match=bound):
+            filled.lake.query(sql)
+        assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < query.PROCESS_MEMORY_GB * 1e6
 
 
-def test_a_query_that_does_not_end_is_ended(filled: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("of", ["a parent", "this process"])
+def test_a_query_that_does_not_end_is_ended(filled: Workspace, monkeypatch: pytest.MonkeyPatch, of: str) -> None:
+    started = _started(monkeypatch, of)
     monkeypatch.setattr(query, "QUERY_S", 2.0)
     with pytest.raises(ConfigurationError, match="within 2 s"):
         filled.lake.query(
             "select count(*) from range(1000000000) a, range(1000000000) b where hash(a.range + b.range) = 1"
         )
+    assert [psutil.pid_exists(process.pid) for process in started] == [False]
+
+
+@pytest.mark.parametrize("of", ["a parent", "this process"])
+def test_its_process_has_nothing_but_what_it_needs(
+    filled: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, of: str
+) -> None:
+    """Also where it is forked: its limits, its environment, its open files, its modules."""
+    started = _started(monkeypatch, of)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    with (tmp_path / "open").open("wb") as left, ThreadPoolExecutor(1) as thread:
+        os.set_inheritable(left.fileno(), True)
+        long = "select count(*) from range(1000000000) a, range(1000000000) b where hash(a.range + b.range) = 1"
+        answer = thread.submit(filled.lake.query, long)
+        while not answer.done() and (
+            not started or len(os.listdir(f"/proc/{started[0].pid}/task")) < query.QUERY_THREADS
+        ):
+            time.sleep(0.01)  # DuckDB starts its threads once all bounds are set
+        process = psutil.Process(started[0].pid)
+        limits, environment = (
+            [process.rlimit(kind) for kind in (psutil.RLIMIT_DATA, psutil.RLIMIT_CORE)],
+            process.environ(),
+        )
+        files = [os.readlink(file.path) for file in os.scandir(f"/proc/{process.pid}/fd")]
+        mapped = {Path(region.path).name.partition(".")[0] for region in process.memory_maps()}
+        process.kill()
+        with pytest.raises(ConfigurationError, match="exit status -9"):
+            answer.result()
+    assert (limits[0][0], limits[1]) == (query.PROCESS_MEMORY_GB * 1e9, (0, 0))
+    assert set(environment) <= {*query.ENVIRONMENT, *query.NO_ALGEBRA, "PYTHONPATH", "LC_CTYPE"}
+    assert [name for name in files if not name.startswith(("pipe:", "anon_inode:"))] == []
+    assert {"_duckdb", "pandas_parser"} & mapped == {"_duckdb"}
 
 
 def test_a_query_sees_nothing_of_the_environment(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
-    assert {name for name in query._environment() if "MED" in name or "AWS" in name or "KEY" in name} == set()
+    assert {name for name in query.process_environment() if "MED" in name or "AWS" in name or "KEY" in name} == set()
 
 
 def test_what_does_not_fit_into_memory_lies_below_the_home_and_is_gone_afterwards(filled: Workspace) -> None:
