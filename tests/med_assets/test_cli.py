@@ -241,25 +241,38 @@ LIBRARIES = {
 TABLES = {"pandas", "numpy", "pyarrow", "pydantic"}
 
 
-@pytest.mark.parametrize(
-    ("words", "used"),
-    [
-        (["cases", "rt_dose"], TABLES),
-        (["leaderboard", "rt_dose"], TABLES),
-        (["explain", "CASE"], TABLES),
-        (["query", "select count(*) as n from raw_cases"], {*TABLES, "duckdb"}),
-        (["experiments", "rt_dose"], {*TABLES, "jinja2"}),
-    ],
-)
-def test_a_command_imports_what_it_uses(landed: Workspace, words: list[str], used: set[str]) -> None:
-    words = [case_id(landed) if word == "CASE" else word for word in words]
-    code = (
-        "import sys; from med_assets.cli.main import main; main(sys.argv[1:]); "
-        f"print('IMPORTED', *sorted({LIBRARIES!r} & set(sys.modules)))"
-    )
-    run("-c", code, *words)  # composes what it needs, so that the next one finds it
-    [line] = [line for line in run("-c", code, *words).stdout.splitlines() if line.startswith("IMPORTED")]
-    assert set(line.split()[1:]) <= used
+EACH_IN_A_PROCESS = f"""
+import json, os, sys
+import {", ".join(sorted(TABLES))}
+from med_assets.cli.main import main
+
+before = sorted({LIBRARIES!r} & set(sys.modules))
+for words in json.loads(sys.argv[1]):
+    if not os.fork():
+        code = main(words)
+        print("IMPORTED", json.dumps([before, code, sorted({LIBRARIES!r} & set(sys.modules))]), flush=True)
+        os._exit(0)
+    os.wait()
+"""
+"""Runs each command in a process that is forked from one with the libraries which every command may use."""
+
+
+def test_a_command_imports_what_it_uses(landed: Workspace) -> None:
+    may_use = {
+        ("cases", "rt_dose"): TABLES,
+        ("leaderboard", "rt_dose"): TABLES,
+        ("explain", case_id(landed)): TABLES,
+        ("query", "select count(*) as n from raw_cases"): {*TABLES, "duckdb"},
+        ("experiments", "rt_dose"): {*TABLES, "jinja2"},
+    }
+    twice = [
+        words for words in may_use for _ in range(2)
+    ]  # the first composes what it needs, so that the next one finds it
+    lines = run("-c", EACH_IN_A_PROCESS, json.dumps(twice)).stdout.splitlines()
+    found = [json.loads(line.partition(" ")[2]) for line in lines if line.startswith("IMPORTED")]
+    assert [(set(before), code) for before, code, _ in found] == [(TABLES, 0)] * len(twice)
+    seconds = zip(may_use.items(), found[1::2], strict=True)
+    assert {words: more for (words, used), (_, _, imported) in seconds if (more := set(imported) - used)} == {}
 
 
 def test_a_shell_completes_commands_options_and_programs() -> None:
