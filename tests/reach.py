@@ -11,7 +11,7 @@ import ast
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -206,6 +206,18 @@ def is_false_at_run_time(test: ast.expr) -> bool:
     return label(test) == "TYPE_CHECKING" or (isinstance(test, ast.Compare) and label(test.left) == "__name__")
 
 
+@cache
+def statements(source: str) -> list[ast.stmt]:
+    """Return the statements of a source, without its docstring. Copies of a package have most sources in common."""
+    return without_docstring(ast.parse(source).body)
+
+
+@cache
+def known_facts(module: str, is_package: bool, source: str) -> dict[str, Facts]:
+    """Return the facts of definitions that are known of a source, by name: they follow from it and from the name of its module alone."""
+    return {}
+
+
 class Module:
     """The source of one module: what its top-level names are bound to."""
 
@@ -213,8 +225,10 @@ class Module:
         self.package, self.name, self.path = package, name, path
         self.definitions: dict[str, list[ast.stmt]] = defaultdict(list)
         self.imports: dict[str, tuple[str, str]] = {}
+        source = path.read_text(encoding="utf-8")
+        self._known = known_facts(name, path.name == "__init__.py", source)
         self._facts: dict[str, Facts] = {}
-        for node in without_docstring(ast.parse(path.read_text(encoding="utf-8")).body):
+        for node in statements(source):
             self._add(node)
 
     def _add(self, node: ast.stmt) -> None:
@@ -273,30 +287,40 @@ class Module:
     def facts(self, name: str) -> Facts:
         """Return the facts of a definition."""
         if name not in self._facts:
-            owner, _, member = name.rpartition(".")
-            if member and owner:
-                nodes: list[ast.AST] = list(self.members(owner)[member])
-            elif name in self.classes:
-                inside = {id(one) for nodes in self.members(name).values() for one in nodes}
-                whole = self.classes[name]
-                marks = [one for one in whole.decorator_list if label(one) not in MARKS]
-                rest = [one for one in without_docstring(whole.body) if id(one) not in inside]
-                nodes = [ast.ClassDef(name, whole.bases, whole.keywords, rest, marks)]
-            else:
-                nodes = list(self.definitions[name])
-            words: list[str] = []
-            for node in nodes:
-                normalise(node, words)
-            found = Facts(hashlib.sha256("\n".join(words).encode("utf-8", "surrogatepass")).hexdigest())
-            reader = Reader(found, self)
-            for node in nodes:
-                reader.visit(node)
+            if name not in self._known:
+                self._known[name] = self._read(name)
+            found = self._known[name]
             if name in self.classes and self.package.bases(Definition(self.name, name)):
-                for one in nodes[0].body:  # of a model of Pydantic a field does what its annotation says
+                found = replace(
+                    found, chains=set(found.chains), attributes=set(found.attributes), strings=set(found.strings)
+                )
+                reader = Reader(found, self)
+                for one in self.classes[name].body:  # of a model of Pydantic a field does what its annotation says
                     if isinstance(one, ast.AnnAssign):
                         reader.visit(one.annotation)
             self._facts[name] = found
         return self._facts[name]
+
+    def _read(self, name: str) -> Facts:
+        owner, _, member = name.rpartition(".")
+        if member and owner:
+            nodes: list[ast.AST] = list(self.members(owner)[member])
+        elif name in self.classes:
+            inside = {id(one) for nodes in self.members(name).values() for one in nodes}
+            whole = self.classes[name]
+            marks = [one for one in whole.decorator_list if label(one) not in MARKS]
+            rest = [one for one in without_docstring(whole.body) if id(one) not in inside]
+            nodes = [ast.ClassDef(name, whole.bases, whole.keywords, rest, marks)]
+        else:
+            nodes = list(self.definitions[name])
+        words: list[str] = []
+        for node in nodes:
+            normalise(node, words)
+        found = Facts(hashlib.sha256("\n".join(words).encode("utf-8", "surrogatepass")).hexdigest())
+        reader = Reader(found, self)
+        for node in nodes:
+            reader.visit(node)
+        return found
 
 
 class Package:

@@ -18,6 +18,12 @@ def code() -> Code:
     return Code()
 
 
+@pytest.fixture(scope="module")
+def intakes(code: Code) -> dict[str, str]:
+    """Hashes of the intake of each program, and of what deidentifies."""
+    return {one: code.entry(one).hash for one in code.versions if one.endswith("/intake") or one.startswith("dei")}
+
+
 def test_the_code_that_each_version_covers_is_as_it_is_recorded(code: Code) -> None:
     found = changed(code, read())
     assert not found, advice(found)
@@ -63,9 +69,8 @@ def test_a_program_needs_a_version_at_the_method_of_each_stage() -> None:
     ],
 )
 def test_a_vocabulary_is_part_of_the_intake_of_its_program_and_of_no_other(
-    code: Code, tmp_path: Path, name: str, module: str, term: str
+    code: Code, intakes: dict[str, str], tmp_path: Path, name: str, module: str, term: str
 ) -> None:
-    intakes = {one: code.entry(one).hash for one in code.versions if one.endswith("/intake") or one.startswith("dei")}
     assert len(intakes) == len(program.REGISTRY) + 3  # the two profiles and the residual scan
     root = tmp_path / "med_assets"
     shutil.copytree(PACKAGE, root, ignore=shutil.ignore_patterns("__pycache__"))
