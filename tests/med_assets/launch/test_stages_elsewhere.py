@@ -21,6 +21,7 @@ from med_assets.launch.local import LocalLauncher, running
 from med_assets.launch.stage_request import Asked, Basis, Request
 from med_assets.launch.stages import Stage
 from med_assets.settings import Workspace
+from med_assets.storage import preloaded
 from med_assets.storage.result import StageOutcome
 from med_assets.storage.s3 import bucket, local
 from med_assets.storage.s3.bucket import Location
@@ -48,7 +49,7 @@ class OtherMachine(LocalLauncher):
         system = {
             name: text for name, text in os.environ.items() if not name.startswith(("MED_ASSETS_", "AWS_", "S3_"))
         }
-        cache = {"MED_ASSETS_CACHE": os.environ["MED_ASSETS_CACHE"]}
+        cache = {name: os.environ[name] for name in ("MED_ASSETS_CACHE", preloaded.VARIABLE) if name in os.environ}
         there = system | settings_of(self.home) | cache | secrets | dict(env)
         scratch = self.home / "scratch"
         scratch.mkdir(parents=True, exist_ok=True)
