@@ -1,7 +1,5 @@
 """Runs whose process died are ended, so that nothing waits for them, and what they were for is tried again."""
 
-import multiprocessing
-import os
 import signal
 import time
 from pathlib import Path
@@ -11,18 +9,23 @@ import pytest
 from dagster._daemon.types import DaemonHeartbeat
 
 from sensors import runs
+from tests import fresh
+from tests.conftest import REPOSITORY
 
+RUN_UNTIL_KILLED = """
+import sys, time
+from pathlib import Path
+import dagster as dg
+from sensors import runs
 
-def _run_until_killed(home: str, mark: str) -> None:
-    os.environ["DAGSTER_HOME"] = home
+@dg.asset
+def slow() -> None:
+    Path(sys.argv[1]).write_text("started")
+    time.sleep(600)
 
-    @dg.asset
-    def slow() -> None:
-        Path(mark).write_text("started")
-        time.sleep(600)
-
-    with dg.DagsterInstance.get() as instance:
-        dg.materialize([slow], instance=instance, tags={runs.STATE_TAG: "one"})
+with dg.DagsterInstance.get() as instance:
+    dg.materialize([slow], instance=instance, tags={runs.STATE_TAG: "one"})
+"""
 
 
 @pytest.fixture
@@ -36,8 +39,7 @@ def test_a_run_whose_process_was_killed_is_ended_and_its_state_tried_again(
     instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
     mark = tmp_path / "mark"
-    process = multiprocessing.get_context("spawn").Process(target=_run_until_killed, args=(str(tmp_path), str(mark)))
-    process.start()
+    process = fresh.start(REPOSITORY, RUN_UNTIL_KILLED, str(mark))
     deadline = time.monotonic() + 120
     while not mark.exists() or not mark.read_text():
         assert time.monotonic() < deadline
@@ -47,8 +49,8 @@ def test_a_run_whose_process_was_killed_is_ended_and_its_state_tried_again(
     assert runs.end_those_of_dead_workers(instance) == []
     assert runs.tried(instance, "one")
 
-    os.kill(process.pid or 0, signal.SIGKILL)
-    process.join()
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
     assert runs.end_those_of_dead_workers(instance) == [run.run_id]
     (run,) = instance.get_runs()
     assert run.status == dg.DagsterRunStatus.FAILURE
