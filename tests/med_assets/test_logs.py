@@ -20,7 +20,7 @@ from assets import build_program, keys
 from med_assets.cli import stages
 from med_assets.errors import ConfigurationError
 from med_assets.settings import Workspace
-from med_assets.storage import logs
+from med_assets.storage import logs, preloaded
 from tests.med_assets.homes.unpacked import unpack
 
 P = "rt_dose"
@@ -56,8 +56,8 @@ def lines(text: str) -> list[dict[str, Any]]:
 def run(*words: str) -> tuple[int, list[dict[str, Any]]]:
     """Run a command; returns its exit code and the lines of its log."""
     command = [sys.executable, "-P", "-m", "med_assets.cli", *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.returncode, lines(done.stderr)
+    done = preloaded.run(command, os.environ, b"", 300)
+    return done.returncode, lines(done.stderr.decode())
 
 
 def test_a_command_says_of_each_line_which_stage_and_program_it_is_about(ws: Workspace) -> None:

@@ -1,8 +1,6 @@
 """Dagster's record in SQLite is what it is without kept engines, and costs one engine for each database."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import dagster as dg
@@ -11,6 +9,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy.pool import NullPool, StaticPool
 
 from resources import sqlite
+from tests import fresh
+from tests.conftest import REPOSITORY
 
 
 @dg.asset
@@ -88,7 +88,7 @@ LATE = """
 import sys, dagster as dg
 from resources import late_sqlite
 late_sqlite.keep_engines()
-before = "resources.sqlite" in sys.modules
+before = any(name in sys.modules for name in ("resources.sqlite", late_sqlite.FIRST))
 with dg.DagsterInstance.local_temp(sys.argv[1]) as instance:
     instance.get_runs_count()
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import create_engine as events
@@ -99,5 +99,6 @@ print(before, *(made.__module__ for made in (events, runs, schedules)))
 
 
 def test_engines_are_kept_from_the_first_instance_on_and_sqlalchemy_comes_with_it(home: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", LATE, str(home)], capture_output=True, text=True, check=True)
+    done = fresh.run(REPOSITORY, LATE, str(home))
+    assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["False", *["resources.sqlite"] * 3]
