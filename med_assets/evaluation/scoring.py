@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -166,7 +166,7 @@ def write_scores(ws: Settings, program_name: str, prepared: Path, prediction: Pa
     try:
         found = program.get(program_name).score(ws, prepared, prediction)
         with disk_full_guard(folder):
-            write_json(folder / FILE, [asdict(score) for score in found])
+            write_json(folder / FILE, [vars(score) for score in found])
     except (DiskFull, RemoteFailed):  # no fault of the case
         raise
     except Exception as error:
@@ -255,7 +255,7 @@ def case_scores(
             case_id=case.case_id,
             patient_id=case.patient_id,
             split=str(case.split),
-            **asdict(score),
+            **vars(score),
         )
         for case in cases
         for score in scores.get(case.case_id, [])

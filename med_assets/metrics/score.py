@@ -1,7 +1,7 @@
 """One measured number together with all that is needed to read it."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -63,6 +63,6 @@ def to_frame(scores: Iterable[Score]) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    rows = [asdict(score) for score in scores]
+    rows = [vars(score) for score in scores]
     frame = pd.DataFrame(rows, columns=[field.name for field in fields(Score)])
     return frame.astype(_DTYPES)

@@ -1,7 +1,6 @@
 """All cases by risk under one model: the table, and the queue that a person reads."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 
@@ -97,7 +96,7 @@ def _screened(
             case_id=case.case_id,
             patient_id=case.patient_id,
             split=splits.get(case.patient_id, NO_SPLIT),
-            **asdict(score),
+            **vars(score),
         )
         for case in cases
         for score in by_case.get(case.case_id, [])
