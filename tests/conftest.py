@@ -191,6 +191,13 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish() -> None:
+    """Garbage that a test left is found here, by one look through all objects; pytest looks five times, a second each."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Files without drills are not imported for drills alone, by each process of tests."""
     if config.option.markexpr != "drill" or not collection_path.match("test_*.py"):
