@@ -1,5 +1,6 @@
 """Memory that a process takes once for many arrays."""
 
+import os
 import subprocess
 import sys
 
@@ -25,7 +26,9 @@ print(sum(counts[1:]) / max(1, counts[0]), resident() - small)
 
 def measured(keep: bool) -> tuple[float, float]:
     """Pages that later arrays take anew as a share of the first one's, and kB kept at the end."""
-    done = subprocess.run([sys.executable, "-c", CODE.format(keep=keep)], check=True, capture_output=True, text=True)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    command = [sys.executable, "-c", CODE.format(keep=keep)]
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     again, kept_kb = done.stdout.split()
     return float(again), float(kept_kb)
 
