@@ -58,7 +58,7 @@ ui: setup  ## Open Dagster on http://localhost:3000 with its sensors and schedul
 	umask 077; mkdir -p "$$DAGSTER_HOME" && cp -n resources/dagster.yaml "$$DAGSTER_HOME/"
 	if test -f "$$MED_ASSETS_HOME/demo.env"; then source "$$MED_ASSETS_HOME/demo.env"; fi; umask 077; $(BIN)/python -m resources.ui
 
-test: setup  ## The tests of every feature, with types, style and import contracts among them (about 11 minutes on two cores)
+test: setup  ## The tests of every feature, with style and import contracts among them (about 10 minutes on two cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist worksteal -m 'not drill'
 
 test-fast: setup  ## The tests that are marked neither slow nor drill

@@ -124,7 +124,6 @@ LONGEST = (
     "tests/med_assets/site/",
     "tests/resources/test_slurm_nodes.py",
     "tests/sensors/test_one_run.py",
-    "tests/test_types.py",
 )
 """Files whose tests take half a minute to minutes each."""
 
