@@ -16,9 +16,6 @@ export PATH := $(abspath $(BIN)):$(PATH)
 # Tests make many small files and wait until each is on the disk; in memory, where there are 8 GiB for them, nobody waits.
 IN_MEMORY := $(shell test -w /dev/shm && test "$$(df --output=avail -k /dev/shm | tail -1)" -gt 8388608 && echo /dev/shm)
 test test-fast drills chaos: export TMPDIR := $(or $(TMPDIR),$(IN_MEMORY),/tmp)
-# Small networks make many arrays: with glibc, those that are gone leave their pages to the next ones, each of which the system would clear anew.
-test test-fast drills chaos: export MALLOC_MMAP_MAX_ := 0
-test test-fast drills chaos: export MALLOC_TRIM_THRESHOLD_ := 1073741824
 
 .PHONY: help setup demo openkbp ui test test-fast drills fuzz kills chaos lint format docs bench clean
 
