@@ -192,7 +192,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish() -> None:
-    """Garbage that a test left is found here, by one look through all objects; pytest looks five times, a second each."""
+    """Garbage that a test left is found here, by one look through all objects, where pytest looks five times."""
     gc.collect()
     gc.freeze()
 

@@ -315,8 +315,9 @@ def parents(
 ) -> Iterator[dict[str, str]]:
     """Keep a parent for each module of `imports` while the block runs, and yield the variable by which `start` finds them.
 
-    Those of another environment are found by the same variable where `beside` is what was yielded for the first. A parent imports the modules of its list at its first request. It ends with the thread that called this; processes that are not
-    tied go on. Where the system has no parents, the block runs without.
+    Those of another environment are found by the same variable where `beside` is what was yielded for the first. A parent imports
+    the modules of its list at its first request. It ends with the thread that called this; processes that are not tied go on.
+    Where the system has no parents, the block runs without.
     """
     if not available():
         yield {}
