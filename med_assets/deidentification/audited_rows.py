@@ -1,7 +1,7 @@
 """Rows of tables that say what a person decided, each written together with its entry in the audit trail.
 
 The entry is first written beside the chain, signed; then the row is written, and then the entry is appended. A process
-that is killed leaves neither a row nor an entry, or a row whose entry waits: the next that records anything appends it.
+that is killed leaves neither a row nor an entry, or a row whose entry waits: the next that records a decision, or looks at the trail, appends it.
 """
 
 import hmac

@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from med_assets.deidentification import audit_trail
+from med_assets.deidentification import audit_trail, audited_rows
 from med_assets.landing import batches
 from med_assets.operations import integrity
 from med_assets.settings import Workspace
@@ -135,7 +135,12 @@ def recorded(ws: Workspace) -> Counter[str]:
 
 
 def differences(one: Workspace, site: Workspace) -> Iterator[str]:
-    """What differs between the home of one machine and a site, a line each; nothing where both came to the same."""
+    """What differs between the home of one machine and a site, a line each; nothing where both came to the same.
+
+    A machine that was killed, or lost the bucket, between a row and its entry leaves the entry waiting, and sees at the next start that the row is there.
+    So what waits is appended first, as who looks at the trail does.
+    """
+    audited_rows.append_waiting(site)
     expected, got = tables(one), tables(site)
     for table in sorted(expected.keys() | got.keys()):
         left, right = expected.get(table, []), got.get(table, [])
@@ -158,6 +163,7 @@ def differences(one: Workspace, site: Workspace) -> Iterator[str]:
     for key in sorted(key for key in named_keys(site) if not site.store.has(key)):
         yield f"artifact {key}: a table names it, and the store lacks it"
     yield from (f"audit trail: {broken}" for broken in audit_trail.verify(site))
+    yield from (f"audit trail: {stray}" for stray in audited_rows.unmatched(site))
     left, right = recorded(one), recorded(site)
     if left != right:
         yield f"audit trail: {sum(left.values())} and {sum(right.values())} entries; only in one: {left - right}; only in the other: {right - left}"
