@@ -10,6 +10,7 @@ import json
 import os
 import re
 import threading
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -38,6 +39,9 @@ PART = re.compile(r"(\w+/)*\w+(@[A-Za-z_][\w.]*)?(: (\w+|\$\{\w+\}))?")
 """An entry of a `defaults` list: a file beside the experiment, or a group, a package within the experiment, and the name of a
 file of it, which may be that of another group's choice."""
 
+DEFAULTS = re.compile(r"^defaults:.*(\n([ \t#-].*)?)*", re.MULTILINE)
+"""A `defaults` list as it is written nearly always: the lines from its name to the next field."""
+
 PACKAGE = re.compile(r"^\s*#\s*@package\s+(\S+)", re.MULTILINE)
 """Line of a file that says where in the configuration its content goes."""
 
@@ -56,13 +60,14 @@ COMPOSERS = ("hydra-core", "omegaconf", "PyYAML")
 _hydra_lock = threading.Lock()
 
 
-def state_of(folder: Path) -> str:
-    """Return a hash of all files that a composition of this folder can read, and of the links among them.
+def states_of(folder: Path) -> Callable[[str], str]:
+    """Return a function from the name of an experiment of this folder to a hash of all files that its composition can read.
 
-    A file beside the experiments whose name starts with "_" is one of them where another file names it; others, such as policies, change
-    no experiment.
+    These are its own file, all files in folders below, and those beside it that one of these names, by whatever way; all links count too.
+    Others, such as policies and other experiments, change nothing of it. The folder is read once.
     """
-    found: list[tuple[str, str | bytes]] = []
+    links: list[tuple[str, str]] = []
+    contents: dict[str, bytes] = {}
     waiting = [""]
     while waiting:
         below = waiting.pop()
@@ -70,26 +75,38 @@ def state_of(folder: Path) -> str:
             for entry in entries:
                 name = f"{below}{entry.name}"
                 if entry.is_symlink():
-                    found.append((name, os.readlink(entry.path)))
+                    links.append((name, os.readlink(entry.path)))
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(f"{name}/")
                 elif name.endswith(".yaml") and entry.is_file():
                     with open(entry.path, "rb") as stream:
-                        found.append((name, stream.read()))
-    texts = [(name, content) for name, content in found if isinstance(content, bytes)]
-    unread = {
-        name
-        for name, _ in texts
-        if name.startswith("_") and "/" not in name
-        if not any(Path(name).stem.encode() in content for other, content in texts if other != name)
-    }
-    found = [one for one in found if one[0] not in unread]
-    found.sort(key=lambda one: (one[0], isinstance(one[1], bytes)))
-    return hashlib.sha256(repr(found).encode()).hexdigest()
+                        contents[name] = stream.read()
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    beside = {name.removesuffix(".yaml") for name in contents if "/" not in name}
+    named = {name: beside & _named(content.decode(errors="replace")) for name, content in contents.items()}
+    links.sort()
+
+    def state_of(experiment: str) -> str:
+        waiting = [f"{experiment}.yaml", *(name for name in contents if "/" in name)]
+        read: set[str] = set()
+        while waiting:
+            name = waiting.pop()
+            if name in contents and name not in read:
+                read.add(name)
+                waiting += (f"{stem}.yaml" for stem in named[name])
+        return hashlib.sha256(repr((links, [(name, digests[name]) for name in sorted(read)])).encode()).hexdigest()
+
+    return state_of
+
+
+def _named(text: str) -> set[str]:
+    """The words of a YAML file that may name a file beside it: those of its `defaults` list, without reading YAML."""
+    found = DEFAULTS.search(text)
+    return set(re.findall(r"\w+", found[0] if found else text if "defaults" in text else ""))
 
 
 def compose(folder: Path, name: str, overrides: tuple[str, ...], state: str) -> dict[str, Any]:
-    """Return the fields of the experiment `name` of a folder of `conf/` in this state, from the cache where it has them.
+    """Return the fields of the experiment `name` of a folder of `conf/`, whose files are in this state, from the cache where it has them.
 
     Raises ConfigurationError for a file or an override that can't be used, which is never cached.
     """
@@ -249,8 +266,10 @@ def _check_files(folder: Path, name: str) -> None:
                     f"{where}: expected entries of defaults to be files of this folder, such as _base or `profiles: full`, got another"
                 )
             own = path.parent / str(group).partition("@")[0]
-            if option is None and own.name not in written:  # `state_of` looks for it
-                raise ConfigurationError(f"{where}: expected names in defaults as they are, got one with escapes")
+            if option is None and own.name not in _named(written):  # `states_of` looks for it
+                raise ConfigurationError(
+                    f"{where}: expected defaults at the start of a line with names as they are, got one with escapes or elsewhere"
+                )
             if option is None:
                 waiting.append(own.with_name(f"{own.name}.yaml"))
             else:

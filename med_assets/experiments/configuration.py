@@ -16,7 +16,7 @@ from typing import Any, Self
 from pydantic import AliasChoices, BaseModel, Field, ValidationError, model_validator
 
 from med_assets.errors import ConfigurationError
-from med_assets.experiments.composition import FORMER_NAMES, PRESENT_NAMES, compose, state_of
+from med_assets.experiments.composition import FORMER_NAMES, PRESENT_NAMES, compose, states_of
 from med_assets.experiments.parts import (
     CAME_LATER,
     NO_EFFECT,
@@ -437,7 +437,7 @@ def load(
     known = names(program, conf_root)
     if EXPERIMENT.check(name) not in known:
         raise ConfigurationError(f"program {program} has no experiment {name!r}; known: {', '.join(known) or 'none'}")
-    return _load(program, folder, known, state_of(folder), name, overrides, profile)
+    return _load(program, folder, known, states_of(folder)(name), name, overrides, profile)
 
 
 def load_all(
@@ -445,11 +445,11 @@ def load_all(
 ) -> dict[str, Experiment | ConfigurationError]:
     """Every experiment of a program as `load` gives it, or why it can't be used, by name."""
     folder, known = conf_folder(program), names(program)
-    state = state_of(folder)
+    state_of = states_of(folder)
     found: dict[str, Experiment | ConfigurationError] = {}
     for name in known:
         try:
-            found[name] = _load(program, folder, known, state, EXPERIMENT.check(name), overrides, profile)
+            found[name] = _load(program, folder, known, state_of(name), EXPERIMENT.check(name), overrides, profile)
         except ConfigurationError as error:
             found[name] = error
     return found
@@ -479,7 +479,7 @@ def _loaded(
     overrides: tuple[str, ...],
     state: str,
 ) -> Experiment:
-    """Compose and check an experiment once per process and `state` of its folder: each graph asks for all several times."""
+    """Compose and check an experiment once per process and `state` of its files: each graph asks for all several times."""
     composed = compose(folder, name, overrides, state)
     found = _validate(program, model, f"conf/{program}/{name}.yaml", {**composed, "name": name})
     if found.initial not in (*INITIAL_WEIGHTS, *others) and not found.initial.startswith(RELEASED):

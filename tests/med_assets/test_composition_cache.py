@@ -1,6 +1,7 @@
 """Compositions are kept on disk: read again by other processes, and made anew for other files, overrides, and models."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,9 +90,38 @@ def test_a_file_that_no_experiment_reads_may_change_and_one_that_is_read_since_c
     assert load(conf).seed == 77
     (conf / "lumbar_mr" / "_site.yaml").write_text("seed: 78\n")
     assert load(conf).seed == 78
-    experiment.write_text(text.replace("  - _base\n", '  - _base\n  - "\\x5fsite"\n'))
+    experiment.write_text(text.replace("  - _base\n", '  - _base\n  - "\\x5fsite"\n') + "\n# not of another_site\n")
     with pytest.raises(ConfigurationError, match="got one with escapes"):
         load(conf)
+
+
+def test_an_experiment_whose_file_changes_is_composed_anew_and_no_other(conf: Path, composed: list[str]) -> None:
+    def load_each() -> dict[str, Experiment]:
+        experiments._loaded.cache_clear()
+        return {name: experiments.load("lumbar_mr", name, (), "demo", conf) for name in names}
+
+    names = [*[name for name in experiments.names("lumbar_mr", conf) if name != "point_net"][:2], "point_net"]
+    before = load_each()
+    composed.clear()
+    path = conf / "lumbar_mr" / "point_net.yaml"
+    path.write_text(path.read_text().replace("title: Point Net", "title: Another"))
+    after = load_each()
+    assert composed == ["point_net"]
+    assert {name for name in names if after[name] != before[name]} == {"point_net"}
+
+
+def test_a_file_counts_that_is_named_by_one_that_the_experiment_names(conf: Path, composed: list[str]) -> None:
+    folder = conf / "lumbar_mr"
+    base = folder / "_base.yaml"
+    (folder / "_further.yaml").write_text("seed: 5\n")
+    base.write_text("defaults: [_further, _self_]\n" + re.sub(r"(?m)^seed: .*\n", "", base.read_text()))
+    assert load(conf).seed == 5
+    (folder / "_further.yaml").write_text("seed: 6\n")
+    assert load(conf).seed == 6
+    profile = folder / "profiles" / "demo.yaml"
+    profile.write_text(profile.read_text() + "\ndescription: of the profile\n")
+    load(conf)
+    assert composed == ["point_net"] * 3
 
 
 def test_a_changed_model_is_seen_though_the_composition_is_kept(
