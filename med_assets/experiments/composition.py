@@ -39,7 +39,7 @@ PART = re.compile(r"(\w+/)*\w+(@[A-Za-z_][\w.]*)?(: (\w+|\$\{\w+\}))?")
 """An entry of a `defaults` list: a file beside the experiment, or a group, a package within the experiment, and the name of a
 file of it, which may be that of another group's choice."""
 
-DEFAULTS = re.compile(r"^defaults:.*(\n([ \t#-].*)?)*", re.MULTILINE)
+DEFAULTS = re.compile(r"^defaults:.*(\n([ \t\r#-].*)?)*", re.MULTILINE)
 """A `defaults` list as it is written nearly always: the lines from its name to the next field."""
 
 PACKAGE = re.compile(r"^\s*#\s*@package\s+(\S+)", re.MULTILINE)
@@ -84,17 +84,19 @@ def states_of(folder: Path) -> Callable[[str], str]:
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     beside = {name.removesuffix(".yaml") for name in contents if "/" not in name}
     named = {name: beside & _named(content.decode(errors="replace")) for name, content in contents.items()}
-    links.sort()
+    deeper = sorted(name for name in contents if "/" in name)
+    of_all = hashlib.sha256(repr((sorted(links), [(name, digests[name]) for name in deeper])).encode()).hexdigest()
+    named_by_all = set().union(*(named[name] for name in deeper))
 
     def state_of(experiment: str) -> str:
-        waiting = [f"{experiment}.yaml", *(name for name in contents if "/" in name)]
-        read: set[str] = set()
+        waiting = {experiment, *named_by_all}
+        read: dict[str, str] = {}
         while waiting:
-            name = waiting.pop()
+            name = f"{waiting.pop()}.yaml"
             if name in contents and name not in read:
-                read.add(name)
-                waiting += (f"{stem}.yaml" for stem in named[name])
-        return hashlib.sha256(repr((links, [(name, digests[name]) for name in sorted(read)])).encode()).hexdigest()
+                read[name] = digests[name]
+                waiting |= named[name]
+        return hashlib.sha256(repr((of_all, sorted(read.items()))).encode()).hexdigest()
 
     return state_of
 
