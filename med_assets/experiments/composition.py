@@ -83,10 +83,11 @@ def states_of(folder: Path) -> Callable[[str], str]:
                         contents[name] = stream.read()
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     beside = {name.removesuffix(".yaml") for name in contents if "/" not in name}
-    named = {name: beside & _named(content.decode(errors="replace")) for name, content in contents.items()}
+    named = {name: beside & _named(content) for name, content in contents.items()}
     deeper = sorted(name for name in contents if "/" in name)
     of_all = hashlib.sha256(repr((sorted(links), [(name, digests[name]) for name in deeper])).encode()).hexdigest()
-    named_by_all = set().union(*(named[name] for name in deeper))
+    linked = any((folder / name).is_dir() for name, _ in links)  # a linked folder may be that of the experiments
+    named_by_all = beside if linked else set().union(*(named[name] for name in deeper))
 
     def state_of(experiment: str) -> str:
         waiting = {experiment, *named_by_all}
@@ -101,8 +102,9 @@ def states_of(folder: Path) -> Callable[[str], str]:
     return state_of
 
 
-def _named(text: str) -> set[str]:
+def _named(content: bytes) -> set[str]:
     """The words of a YAML file that may name a file beside it: those of its `defaults` list, without reading YAML."""
+    text = content.decode(errors="replace")
     found = DEFAULTS.search(text)
     return set(re.findall(r"\w+", found[0] if found else text if "defaults" in text else ""))
 
@@ -268,7 +270,7 @@ def _check_files(folder: Path, name: str) -> None:
                     f"{where}: expected entries of defaults to be files of this folder, such as _base or `profiles: full`, got another"
                 )
             own = path.parent / str(group).partition("@")[0]
-            if option is None and own.name not in _named(written):  # `states_of` looks for it
+            if option is None and own.name not in _named(path.read_bytes()):  # `states_of` looks for it
                 raise ConfigurationError(
                     f"{where}: expected defaults at the start of a line with names as they are, got one with escapes or elsewhere"
                 )

@@ -124,6 +124,30 @@ def test_a_file_counts_that_is_named_by_one_that_the_experiment_names(conf: Path
     assert composed == ["point_net"] * 3
 
 
+def test_a_name_after_an_empty_line_counts_with_the_line_ends_of_windows(conf: Path) -> None:
+    folder = conf / "lumbar_mr"
+    experiment = folder / "point_net.yaml"
+    text = experiment.read_text().replace("  - _base\n", "  - _base\n\n# a site's\n  - _site\n")
+    experiment.write_bytes(text.replace("\n", "\r\n").encode())
+    for seed in (77, 78):
+        (folder / "_site.yaml").write_text(f"seed: {seed}\n")
+        assert load(conf).seed == seed
+
+
+def test_a_file_that_an_override_reaches_by_a_linked_folder_counts(conf: Path) -> None:
+    folder = conf / "lumbar_mr"
+    (folder / "again").symlink_to(".")
+    experiment = folder / "point_net.yaml"
+    experiment.write_text(
+        experiment.read_text().replace("  - profiles: full\n", "  - profiles: full\n  - again: one\n")
+    )
+    for name in ("one", "two"):
+        (folder / f"{name}.yaml").write_text("# @package _global_\nseed: 5\n")
+    assert load(conf, "again=two").seed == 5
+    (folder / "two.yaml").write_text("# @package _global_\nseed: 6\n")
+    assert load(conf, "again=two").seed == 6
+
+
 def test_a_changed_model_is_seen_though_the_composition_is_kept(
     conf: Path, composed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
