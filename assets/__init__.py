@@ -23,11 +23,12 @@ def build_program(name: str) -> list[dg.AssetsDefinition]:
     # Composed once for both assets of an experiment: it is most of what loading the definitions costs.
     screened = isinstance(program.get(name), Screens)
     analyses, evaluating = analysis.of(name), versions.of_evaluation(name)
-    configured = list(training.usable(ws, name).values())
+    usable, broken = training.sorted_out(ws, name)
+    configured = list(usable.values())
     chosen = tuple(each.name for each in configured)
     curve = _learning_curve(name, chosen)
     more = [*([keys.SCREENING] if screened else []), *([keys.LEARNING_CURVE] if curve else [])]
-    for each, why in training.broken(ws, name).items():
+    for each, why in broken.items():
         log.warning("%s/%s is left out of the graph: %s", name, each, why)
     return [
         intake.raw_cases(name),

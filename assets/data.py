@@ -4,7 +4,7 @@ import dagster as dg
 
 from assets import keys, versions
 from assets.checks import blocking, informing
-from assets.factory import attributes, run_stage
+from assets.factory import attributes, one_signature, run_stage
 from med_assets.launch.stages import Stage
 from resources.launcher import LauncherResource
 from resources.workspace import WorkspaceResource
@@ -24,6 +24,7 @@ def dataset(program: str) -> dg.AssetsDefinition:
         deps=[keys.key(program, "prepared_cases")],
         check_specs=[blocking("synthetic_data", key, "No synthetic case is in a dataset for production.")],
     )
+    @one_signature
     def asset(
         context: dg.AssetExecutionContext, workspace: WorkspaceResource, launcher: LauncherResource
     ) -> dg.MaterializeResult:
@@ -58,6 +59,7 @@ def splits(program: str) -> dg.AssetsDefinition:
             ),
         ],
     )
+    @one_signature
     def asset(
         context: dg.AssetExecutionContext, workspace: WorkspaceResource, launcher: LauncherResource
     ) -> dg.MaterializeResult:

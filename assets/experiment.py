@@ -4,7 +4,7 @@ import dagster as dg
 
 from assets import keys, versions
 from assets.checks import informing
-from assets.factory import Overrides, attributes, run_stage
+from assets.factory import Overrides, attributes, one_signature, run_stage
 from med_assets import program as programs
 from med_assets.capabilities import Screens
 from med_assets.experiments.configuration import Experiment
@@ -30,6 +30,7 @@ def checkpoint(program: str, configured: Experiment) -> dg.AssetsDefinition:
         deps=[keys.key(program, "splits"), *needed],
         pool=keys.POOL,
     )
+    @one_signature
     def asset(
         context: dg.AssetExecutionContext, config: Overrides, workspace: WorkspaceResource, launcher: LauncherResource
     ) -> dg.MaterializeResult:
@@ -51,6 +52,7 @@ def learning_curve(program: str, configured: Experiment) -> dg.AssetsDefinition:
         deps=[keys.key(program, "splits")],
         pool=keys.POOL,
     )
+    @one_signature
     def asset(
         context: dg.AssetExecutionContext, config: Overrides, workspace: WorkspaceResource, launcher: LauncherResource
     ) -> dg.MaterializeResult:
@@ -83,6 +85,7 @@ def evaluation(program: str, configured: Experiment, code_version: str) -> dg.As
         check_specs=specs,
         pool=keys.POOL,
     )
+    @one_signature
     def asset(
         context: dg.AssetExecutionContext, workspace: WorkspaceResource, launcher: LauncherResource
     ) -> dg.MaterializeResult:

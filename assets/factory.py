@@ -1,9 +1,11 @@
 """What all asset factories share: names, groups, owners and tags of an asset, and what it reports when it was materialized."""
 
+import inspect
 import warnings
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypedDict
+from types import CodeType
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import dagster as dg
 from pydantic import Field
@@ -22,6 +24,19 @@ from resources.workspace import WorkspaceResource
 
 if TYPE_CHECKING:
     from med_assets.storage.result import CheckOutcome, StageResult
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_signatures: dict[CodeType, inspect.Signature] = {}
+
+
+def one_signature(function: F) -> F:
+    """Give the functions that one `def` makes the same signature, worked out once: Dagster asks for it ten times for each asset."""
+    code = function.__code__
+    if code not in _signatures:
+        _signatures[code] = inspect.signature(function)
+    function.__signature__ = _signatures[code]  # type: ignore[attr-defined]  # functions may have it: PEP 362
+    return function
 
 
 class Overrides(dg.Config):

@@ -4,7 +4,7 @@ import dagster as dg
 
 from assets import keys, versions
 from assets.checks import blocking
-from assets.factory import attributes, batches, run_stage, several_batches_in_a_run
+from assets.factory import attributes, batches, one_signature, run_stage, several_batches_in_a_run
 from med_assets.launch.stages import Stage
 from resources.launcher import LauncherResource
 from resources.phi_safe_errors import phi_safe
@@ -31,6 +31,7 @@ def raw_cases(program: str) -> dg.AssetsDefinition:
         ],
         pool=keys.INTAKE_POOL,
     )
+    @one_signature
     def asset(
         context: dg.AssetExecutionContext, workspace: WorkspaceResource, launcher: LauncherResource
     ) -> dg.MaterializeResult:
@@ -63,6 +64,7 @@ def prepared_cases(program: str) -> dg.AssetsDefinition:
         ],
         pool=keys.INTAKE_POOL,
     )
+    @one_signature
     def asset(
         context: dg.AssetExecutionContext, workspace: WorkspaceResource, launcher: LauncherResource
     ) -> dg.MaterializeResult:

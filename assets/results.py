@@ -9,7 +9,7 @@ import dagster as dg
 
 from assets import keys, versions
 from assets.checks import blocking, informing
-from assets.factory import attributes, batches, run_stage, several_batches_in_a_run
+from assets.factory import attributes, batches, one_signature, run_stage, several_batches_in_a_run
 from med_assets.evaluation.analysis import Analysis
 from med_assets.launch.stages import Stage
 from resources.launcher import LauncherResource
@@ -28,6 +28,7 @@ def leaderboard(program: str, experiments: Sequence[str]) -> dg.AssetsDefinition
         ),
         deps=[keys.experiment_key(program, name, "evaluation") for name in experiments],
     )
+    @one_signature
     def asset(
         context: dg.AssetExecutionContext, workspace: WorkspaceResource, launcher: LauncherResource
     ) -> dg.MaterializeResult:
@@ -57,6 +58,7 @@ def champion(program: str) -> dg.AssetsDefinition:
             informing("challenger_accepted", key, "The gate did not refuse the last challenger."),
         ],
     )
+    @one_signature
     def asset(
         context: dg.AssetExecutionContext, workspace: WorkspaceResource, launcher: LauncherResource
     ) -> dg.MaterializeResult:
@@ -86,6 +88,7 @@ def monitoring(program: str) -> dg.AssetsDefinition:
         ],
         pool=keys.POOL,
     )
+    @one_signature
     def asset(
         context: dg.AssetExecutionContext, workspace: WorkspaceResource, launcher: LauncherResource
     ) -> dg.MaterializeResult:
@@ -111,6 +114,7 @@ def predictions(program: str) -> dg.AssetsDefinition:
         backfill_policy=dg.BackfillPolicy.single_run(),
         pool=keys.POOL,
     )
+    @one_signature
     def asset(
         context: dg.AssetExecutionContext, workspace: WorkspaceResource, launcher: LauncherResource
     ) -> dg.MaterializeResult:
@@ -137,6 +141,7 @@ def screening(program: str) -> dg.AssetsDefinition:
         ],
         pool=keys.POOL,
     )
+    @one_signature
     def asset(
         context: dg.AssetExecutionContext, workspace: WorkspaceResource, launcher: LauncherResource
     ) -> dg.MaterializeResult:
@@ -159,6 +164,7 @@ def analysis(program: str, chosen: Analysis, experiments: Sequence[str]) -> dg.A
         deps=[dg.AssetKey([program, *parts]) for parts in chosen.inputs(experiments)],
         pool=keys.POOL if chosen.expensive else None,
     )
+    @one_signature
     def asset(
         context: dg.AssetExecutionContext, workspace: WorkspaceResource, launcher: LauncherResource
     ) -> dg.MaterializeResult:
@@ -180,6 +186,7 @@ def experiments(program: str) -> dg.AssetsDefinition:
         ),
         deps=[keys.key(program, "splits"), keys.key(program, "leaderboard"), keys.key(program, "champion")],
     )
+    @one_signature
     def asset(
         context: dg.AssetExecutionContext, workspace: WorkspaceResource, launcher: LauncherResource
     ) -> dg.MaterializeResult:
@@ -205,6 +212,7 @@ def report(program: str, more: Sequence[str]) -> dg.AssetsDefinition:
             blocking("synthetic_report", key, "No synthetic case had a part in a report that is not marked synthetic.")
         ],
     )
+    @one_signature
     def asset(
         context: dg.AssetExecutionContext, workspace: WorkspaceResource, launcher: LauncherResource
     ) -> dg.MaterializeResult:

@@ -68,7 +68,7 @@ def measure(n: int) -> list[tuple[Any, ...]]:
         sensors = {
             "intake": intake_sensor([PROGRAM], named, patience_s=0.0),
             "update": update_sensor(graph, [PROGRAM], named, patience_s=0.0),
-            "retraining": retrain_sensor(PROGRAM),
+            "retraining": retrain_sensor(PROGRAM, graph),
             "predictions": predictions_sensor([PROGRAM], named),
         }
         resource = WorkspaceResource()

@@ -30,7 +30,7 @@ def build_sensors(
         intake_sensor(names, intake),
         update_sensor(graph, names, [*intake, *update]),
         predictions_sensor(names, predicting),
-        *map(retrain_sensor, names),
+        *(retrain_sensor(name, graph) for name in names),
     ]
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
-from dagster._grpc.utils import default_sensor_grpc_timeout
 
 from resources.ui import STOPPING
 from sensors.settings import tick_s
@@ -25,6 +24,8 @@ def wait_s(instance: dg.DagsterInstance) -> float:
     Each tick costs Dagster 80 ms of CPU in three processes, and one that waits costs no more than one that does not. Where sensors have no
     threads, as in a DAGSTER_HOME with settings from before, a tick that waits holds up the others.
     """
+    from dagster._grpc.utils import default_sensor_grpc_timeout
+
     if not instance.get_sensor_settings().get("use_threads"):
         return float(tick_s())
     return max(float(tick_s()), default_sensor_grpc_timeout() - SLACK_S - ENDING_S)

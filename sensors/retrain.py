@@ -13,8 +13,7 @@ import dagster as dg
 from assets import keys
 from med_assets.experiments import policies
 from med_assets.experiments.policies import Retraining
-from med_assets.launch.training import usable
-from med_assets.settings import Settings, Workspace
+from med_assets.settings import Workspace
 from sensors import runs
 from sensors.instance import instance_of
 from sensors.settings import retrain_tick_s
@@ -91,9 +90,9 @@ def split_sizes(ws: Workspace, program: str) -> dict[str, int]:
     return Counter(case.split for case in Catalog(ws, program).cases() if case.split)
 
 
-def retrain_sensor(program: str) -> dg.SensorDefinition:
-    """Sensor of one program. Its run takes dataset and splits along, so their gates stand before every training."""
-    checkpoints = [keys.experiment_key(program, name, "checkpoint") for name in usable(Settings.from_env(), program)]
+def retrain_sensor(program: str, graph: Sequence[dg.AssetsDefinition]) -> dg.SensorDefinition:
+    """Sensor of one program of a graph. Its run takes dataset and splits along, so their gates stand before every training."""
+    checkpoints = [key for asset in graph for key in asset.keys if key.path[:2] == [program, "checkpoint"]]
     selection = [keys.key(program, "dataset"), keys.key(program, "splits"), *checkpoints]
 
     @dg.sensor(

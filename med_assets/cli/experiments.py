@@ -60,9 +60,10 @@ def experiments(experiment: tuple[str, str | None] | None, overrides: tuple[str,
         case (wanted, str(name)):
             print(training.experiment(ws, wanted, name, overrides).to_json())
             return 0
-    usable = {f"{name}/{each}": of for name in program.registered() for each, of in training.usable(ws, name).items()}
-    print(table({"experiment": name, "title": of.title, "hash": of.hash()[:12]} for name, of in usable.items()))
-    broken = {f"{name}/{each}": why for name in program.registered() for each, why in training.broken(ws, name).items()}
+    found = {name: training.sorted_out(ws, name) for name in program.registered()}
+    usable = {f"{name}/{each}": one for name, (good, _) in found.items() for each, one in good.items()}
+    broken = {f"{name}/{each}": why for name, (_, bad) in found.items() for each, why in bad.items()}
+    print(table({"experiment": title, "title": one.title, "hash": one.hash()[:12]} for title, one in usable.items()))
     for title, why in broken.items():
         print(f"{title} can't be used: {why}")
     return int(bool(broken))

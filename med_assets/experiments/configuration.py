@@ -367,20 +367,31 @@ class PatchExperiment(Experiment):
         return self.model_copy(update=changed)
 
 
+_NO_VALUE = object()
+
+
 def result_fields(model: BaseModel) -> dict[str, Any]:
     """Return the fields of a model that can change a result, as JSON-able values, nested models alike.
 
     A field of FORMER_NAMES has its former name here.
     """
-    kept: dict[str, Any] = {}
-    for name, info in type(model).model_fields.items():
-        extra = info.json_schema_extra
-        if isinstance(extra, dict) and extra.get("affects_result") is False:
-            continue
-        if isinstance(extra, dict) and extra.get("came_later") and getattr(model, name) == info.get_default():
-            continue
-        kept[FORMER_NAMES.get(name, name)] = _jsonable(getattr(model, name))
-    return kept
+    return {
+        written: _jsonable(value)
+        for name, written, unless in _fields_of_results(type(model))
+        if (value := getattr(model, name)) != unless
+    }
+
+
+@functools.cache
+def _fields_of_results(model: type[BaseModel]) -> tuple[tuple[str, str, Any], ...]:
+    """Name, name in results, and the value with which it is left out, of each field that can change a result."""
+    fields = []
+    for name, info in model.model_fields.items():
+        extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
+        if extra.get("affects_result") is not False:
+            unless = info.get_default() if extra.get("came_later") else _NO_VALUE
+            fields.append((name, FORMER_NAMES.get(name, name), unless))
+    return tuple(fields)
 
 
 def _jsonable(value: Any) -> Any:
@@ -404,6 +415,7 @@ def names(program: str, conf_root: Path | None = None) -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in files if not path.name.startswith("_")))
 
 
+@functools.cache
 def model_of(program: str) -> type[Experiment]:
     """Return the model of the experiments of a program, named EXPERIMENT in its `experiment` module."""
     module = f"med_assets.programs.{program}.experiment"

@@ -14,6 +14,7 @@ from med_assets.launch.names import IN_PROCESS, LAUNCHERS
 from med_assets.storage.files import read_json
 
 
+@cache
 def launcher_class(name: str) -> type[Launcher]:
     """Return a registered launcher. Raises ConfigurationError for a name that is not registered."""
     if name not in LAUNCHERS:

@@ -6,9 +6,7 @@ import os
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
-
-import psutil
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from med_assets.launch import launcher
 from med_assets.launch.jobs import LOCK, LOG, RESULT, Kind, kind
@@ -17,12 +15,15 @@ from med_assets.storage import preloaded
 from med_assets.storage.files import write_json
 from med_assets.training import status
 
+if TYPE_CHECKING:
+    import psutil
+
 PROCESS = "process.json"
 START_TOLERANCE_S = 1.0
 """Two start times of one pid closer than this are one process; a reused pid differs by far more."""
 
 
-def started_s(process: psutil.Process) -> float:
+def started_s(process: "psutil.Process") -> float:
     """When a process started: on Linux seconds since boot, which a clock that is set does not move; else since the epoch."""
     stat = Path(f"/proc/{process.pid}/stat")
     try:
@@ -32,8 +33,10 @@ def started_s(process: psutil.Process) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def running(job: Path) -> psutil.Process | None:
+def running(job: Path) -> "psutil.Process | None":
     """The live process of a job folder, or None; a pid that now belongs to another process does not count."""
+    import psutil
+
     try:
         known = json.loads((job / PROCESS).read_text())
         process = psutil.Process(known["pid"])
@@ -64,6 +67,8 @@ class LocalLauncher(launcher.Launcher):
         self._children: dict[str, preloaded.Process] = {}
 
     def submit(self, job: Path, command: Sequence[str], env: Mapping[str, str]) -> Handle:
+        import psutil
+
         with (job / LOCK).open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if (found := self.find(job)) is not None:

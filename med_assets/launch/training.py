@@ -84,18 +84,20 @@ def of_workspace(ws: Settings, program_name: str) -> tuple[str, ...]:
 
 
 def usable(ws: Settings, program_name: str) -> dict[str, Experiment]:
-    """The experiments of a program by name; one whose file has a mistake takes nothing else away (`broken` has it)."""
-    found = _all(ws, program_name)
-    return {name: one for name, one in found.items() if isinstance(one, Experiment)}
+    """The experiments of a program by name; one whose file has a mistake takes nothing else away (`sorted_out` has it)."""
+    return sorted_out(ws, program_name)[0]
 
 
-def broken(ws: Settings, program_name: str) -> dict[str, str]:
-    """Why experiments of a program can't be used, by name."""
-    return {name: str(one) for name, one in _all(ws, program_name).items() if isinstance(one, ConfigurationError)}
-
-
-def _all(ws: Settings, program_name: str) -> dict[str, Experiment | ConfigurationError]:
-    return load_all(program_name, of_workspace(ws, program_name), ws.profile)
+def sorted_out(ws: Settings, program_name: str) -> tuple[dict[str, Experiment], dict[str, str]]:
+    """The experiments of a program by name, and why its others can't be used."""
+    usable: dict[str, Experiment] = {}
+    broken: dict[str, str] = {}
+    for name, found in load_all(program_name, of_workspace(ws, program_name), ws.profile).items():
+        if isinstance(found, Experiment):
+            usable[name] = found
+        else:
+            broken[name] = str(found)
+    return usable, broken
 
 
 def in_order(ws: Settings, program_name: str, wanted: Sequence[str]) -> list[str]:

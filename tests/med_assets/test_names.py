@@ -184,7 +184,7 @@ def test_an_experiment_file_with_a_name_that_dagster_can_not_take_costs_nothing_
     for name in ("my-copy", "b\u0430seline", "a b", "old.baseline"):
         shutil.copy(folder / "mean_dose.yaml", folder / f"{name}.yaml")
     monkeypatch.setenv(CONF_VARIABLE, str(tmp_path / "conf"))
-    refused = training.broken(workspace, P)
+    refused = training.sorted_out(workspace, P)[1]
     assert set(refused) == {"my-copy", "b\u0430seline", "a b", "old.baseline"}
     assert all("expected the name of an experiment" in why for why in refused.values())
     assert "mean_dose" in training.usable(workspace, P)

@@ -1,6 +1,7 @@
 """Records are made of columns and give them back, and one row of a table that is held by columns reads like a dictionary."""
 
 import pickle
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from med_assets.records import DatasetCase, Status
 from med_assets.storage.files import canonical_json, canonical_lists, canonical_rows
 from med_assets.storage.lake import Lake
-from med_assets.storage.record import RowOfColumns, values_of
+from med_assets.storage.record import RowOfColumns, record, values_of
 
 ROWS = [
     DatasetCase(
@@ -31,6 +32,24 @@ def test_records_made_of_columns_are_those_made_by_name() -> None:
     assert DatasetCase.of_columns({**columns, "of another version": [1, 2, 3]}) == ROWS
     assert [DatasetCase.of(row.row()) for row in ROWS] == ROWS
     assert len(set(DatasetCase.of_columns(columns)) | set(ROWS)) == len(ROWS)
+
+
+def test_records_are_equal_where_class_and_all_values_are_and_their_text_makes_them_again() -> None:
+    first = ROWS[0]
+    assert replace(first) == first
+    assert hash(replace(first)) == hash(first)
+    for column in DatasetCase.columns():
+        assert replace(first, **{column.name: "another"}) != first, column.name
+
+    @record
+    class SameColumns(DatasetCase):
+        pass
+
+    assert SameColumns(**first.row()) != first
+    assert first != first.row()
+    assert eval(repr(first)) == first
+    with pytest.raises(FrozenInstanceError):
+        first.version = "another"  # type: ignore[misc]  # the mistake that is tested
 
 
 def test_many_records_as_dictionaries_are_those_of_each() -> None:

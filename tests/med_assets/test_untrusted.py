@@ -185,7 +185,7 @@ def test_one_broken_experiment_is_named_and_takes_nothing_else_away(
     before = set(training.usable(workspace, "lumbar_mr"))
     conf_with(tmp_path, monkeypatch, text)
     assert set(training.usable(workspace, "lumbar_mr")) == before
-    (why,) = training.broken(workspace, "lumbar_mr").values()
+    (why,) = training.sorted_out(workspace, "lumbar_mr")[1].values()
     assert names in why
     assert main(["experiments"]) == 1
     shown = capsys.readouterr().out
@@ -204,7 +204,7 @@ def test_a_file_of_an_experiment_is_no_link_out_of_the_configuration(
     conf_with(tmp_path, monkeypatch, "defaults: [other]\n")
     (tmp_path / "secret.yaml").write_text("title: a-secret\n")
     (tmp_path / "conf" / "lumbar_mr" / "other.yaml").symlink_to(tmp_path / "secret.yaml")
-    refused = training.broken(workspace, "lumbar_mr")
+    refused = training.sorted_out(workspace, "lumbar_mr")[1]
     assert set(refused) == {"mine", "other"}
     assert all("leads out of it" in why and "a-secret" not in why for why in refused.values())
 

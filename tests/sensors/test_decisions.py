@@ -8,7 +8,7 @@ import pytest
 from dagster._core.events import RunFailureReason
 from dagster._core.storage.tags import RUN_FAILURE_REASON_TAG
 
-from assets import keys
+from assets import build_program, keys
 from med_assets.settings import Workspace
 from sensors.retrain import retrain_sensor
 from tests.med_assets.stages.builders import P, drop, ingest, take
@@ -18,7 +18,7 @@ from tests.sensors.builders import intake
 
 def tick(instance: dg.DagsterInstance, cursor: str | None) -> dg.SensorResult:
     with dg.build_sensor_context(instance=instance, cursor=cursor) as context:
-        found = retrain_sensor(P)(context)
+        found = retrain_sensor(P, build_program(P))(context)
     assert isinstance(found, dg.SensorResult)
     return found
 
