@@ -13,7 +13,7 @@ HEAVY = {
     # the world outside
     "tqdm", "boto3", "botocore", "s3transfer", "moto", "werkzeug", "great_expectations", "huggingface_hub", "mlcroissant", "umap", "mlflow", "wandb", "kubernetes", "urllib3", "sqlalchemy", "alembic",
     # what `med-assets --help` does without
-    "click", "pydantic", "yaml", "hydra", "omegaconf", "psutil",
+    "click", "pydantic", "yaml", "hydra", "omegaconf", "psutil", "dagster",
 }  # fmt: skip
 """Libraries that cost time to import, so that a process does without those that it does not use."""
 
