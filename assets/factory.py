@@ -31,7 +31,7 @@ _signatures: dict[CodeType, inspect.Signature] = {}
 
 
 def one_signature(function: F) -> F:
-    """Give the functions that one `def` makes the same signature, worked out once: Dagster asks for it ten times for each asset."""
+    """Give the functions that one `def` makes the same signature, worked out once: Dagster asks for it sixteen times for each asset."""
     code = function.__code__
     if code not in _signatures:
         _signatures[code] = inspect.signature(function)
