@@ -30,9 +30,10 @@ def page(found: dict[str, str]) -> str:
 
 
 def section(name: str, tables: str, commit: str) -> str:
-    """The section of a bench that ran at a commit; headings of its tables are one level lower."""
+    """The section of a bench that ran at a commit: its tables, whose headings are one level lower, without what was printed before the first."""
     today, load = datetime.date.today().isoformat(), os.getloadavg()[0]
-    lower = re.sub(r"^## ", "### ", tables.strip(), flags=re.MULTILINE)
+    found = re.search(r"^## .*", tables, re.MULTILINE | re.DOTALL)
+    lower = re.sub(r"^## ", "### ", found[0].strip() if found else "", flags=re.MULTILINE)
     return f"## `bench.{name}`\n\nCommit {commit}, {today}, load {load:.1f} at the end.\n\n{lower}"
 
 

@@ -26,6 +26,11 @@ def test_a_section_is_replaced_and_the_others_stay() -> None:
     assert page(found).index("bench.intake") < page(found).index("bench.ticks")
 
 
+def test_what_is_printed_before_the_first_table_is_not_kept() -> None:
+    tables = "## One\n\n| 1 |\n\n## Two\n\n| 2 |\n"
+    assert section("latency", f"report in SOME/FOLDER\n{tables}", "abc") == section("latency", tables, "abc")
+
+
 @pytest.mark.parametrize("n", [10, 200])
 def test_a_listing_in_which_nothing_changed_opens_no_file_of_the_landing_zone(n: int) -> None:
     files, _, _, _, opened = rescan.measure(n)

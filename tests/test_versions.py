@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from med_assets import program
-from med_assets.storage.versions import METHODS, of_program, version_of, versioned
+from med_assets.storage.versions import METHODS, declared, of_program, version_of, versioned
 from tests.reach import Definition, Package
 from tests.record_versions import PACKAGE, PLUMBING, Code, advice, changed, main, read
 
@@ -48,6 +48,19 @@ def test_the_source_says_what_the_running_code_does(code: Code) -> None:
         if "/" not in name:
             running[name] = version_of(pkgutil.resolve_name(f"med_assets.{name}"))
     assert {name: one.version for name, one in code.versions.items()} == running
+
+
+def test_a_version_is_found_in_the_source_of_each_function_without_its_import(code: Code) -> None:
+    functions = {name: one.version for name, one in code.versions.items() if re.fullmatch(r"[a-z_.]+\.[a-z_]+", name)}
+    assert len(functions) > 5
+    for name, version in functions.items():
+        module, _, function = f"med_assets.{name}".rpartition(".")
+        assert declared(module, function) == version, name
+
+
+def test_a_function_without_a_version_in_its_source_is_named() -> None:
+    with pytest.raises(TypeError, match=r"expected med_assets\.storage\.versions\.declared to have the version"):
+        declared("med_assets.storage.versions", "declared")
 
 
 def test_a_program_needs_a_version_at_the_method_of_each_stage() -> None:
